@@ -1,0 +1,331 @@
+"""Every promise between the parts of the sidecar, and to the authors of plugins, in the order in which a request meets them.
+
+First what plugin authors provide and are given, then what the layers of the data path promise each other. Plugin classes are made with `(config, context)`: `config` an instance of the
+class's nested `Config` (a `msgspec.Struct` with `forbid_unknown_fields=True`), `context` an `IPluginContext`. A class provides the interfaces of its kind and any subset of the hooks.
+
+Unless said otherwise: hooks run in the reactor thread and must not block; they may be called from within `dataReceived`; they return their answer, or a Deferred or coroutine of it;
+what they raise is counted, logged, and answered with 500 (or passed over when the entry says `fail_open: true`).
+"""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+# mypy's zope plugin reads methods without self.
+# ruff: noqa: N805
+
+
+class IPluginContext(Interface):
+    """What a plugin is given besides its configuration. Valid from `__init__` until `stop` returned."""
+
+    name = Attribute("str: the plugin's name as configured, used in logs and metrics")
+    clock = Attribute("IReactorTime: the only clock a plugin may use, so that tests can drive it")
+    log = Attribute("twisted.logger.Logger with the plugin's name as namespace")
+    node = Attribute("sidecar.model.Node: who this sidecar is")
+
+    def counter(name: str, help: str, labels: tuple[str, ...] = ()) -> object:
+        """A counter `sidecar_plugin_<name>_total` in this plugin's scope: an object with `inc(*label_values, by=1)`. Call it once, when the plugin is made."""
+
+    def http_client(cluster: str) -> object:
+        """An HTTP client bound to a cluster of the configuration: an object with `request(method, path, headers=Headers(), body=b"", timeout_seconds=5.0)` that returns a Deferred of an object
+        with `status`, `headers` and `body` (at most 1 MiB), failing with an `UpstreamError`. Raises `ValueError` when there is no such cluster."""
+
+
+class IPluginLifecycle(Interface):
+    """Optional: a plugin that holds something open."""
+
+    def start() -> object:
+        """Called once before listeners open. May return a Deferred; the start waits for it, and fails with it."""
+
+    def stop() -> object:
+        """Called once after the last exchange ended, also when `start` failed. May return a Deferred."""
+
+
+# -- a connection comes in -------------------------------------------------------------------------------------------------------------------
+
+
+class IConnectionFilter(Interface):
+    """Kind `connection-filter`: may this connection come in?"""
+
+    def connection_accepted(connection: object) -> object:
+        """Called once for each connection, before TLS. `connection`: `ConnectionFacts` with `tls` None. Returns None or `Allow` to go on, `Deny` to close it at once."""
+
+
+class IHandshakeFilter(Interface):
+    """Kind `connection-filter`, second chance: the same question when TLS facts are known."""
+
+    def handshake_done(connection: object) -> object:
+        """Called once after each successful handshake (never on cleartext), before a byte of the application protocol is read. Answers as `connection_accepted`."""
+
+
+# -- an exchange, as hooks see it ------------------------------------------------------------------------------------------------------------
+
+
+class IExchange(Interface):
+    """One request and its response: what every hook is handed. Attributes marked (rw) may be assigned."""
+
+    number = Attribute("int: counts from 1 in this process")
+    connection = Attribute("ConnectionFacts of the downstream connection")
+    request = Attribute("RequestHead; its headers may be edited in `request_head`")
+    response = Attribute("ResponseHead or None before there is one; its headers may be edited in `response_head`")
+    principal = Attribute("Principal or None (rw): set by authenticators")
+    route_name = Attribute("str: the route in use, '' before routing or when there is none")
+    cluster_name = Attribute("str: the cluster in use, '' before routing or for replies of our own")
+    endpoint = Attribute("Address of the endpoint in use, or None")
+    started = Attribute("float: POSIX seconds at the first byte of the head")
+    request_id = Attribute("bytes: x-request-id as forwarded, b'' when switched off")
+    trace = Attribute("the tracer's own object for this exchange, or None (rw by the tracer)")
+    state = Attribute("dict[object, Any]: a plugin's memory for this exchange; use the plugin (self) as key")
+
+    def note(who: str, what: str) -> None:
+        """Add a line to the decision record."""
+
+
+class ITracer(Interface):
+    """Kind `tracer`: propagate trace context and make spans. Synchronous; all three are called for every exchange when tracing is configured."""
+
+    def begin(exchange: object, sample: float) -> None:
+        """Before any filter: read the caller's context from the request, set `exchange.trace` (with `trace_id` and `span_id`, hex `str`, for the access record). `sample`: share of new traces to sample."""
+
+    def inject(exchange: object) -> None:
+        """Once for each attempt, when the request is about to go up: write the context into `exchange.request.headers`."""
+
+    def end(exchange: object, record: object) -> list[object]:
+        """After the exchange: the finished spans (`sidecar.telemetry.trace.Span`), empty when not sampled."""
+
+
+class ISpanExporter(Interface):
+    """Kind `span-exporter`: sends spans away. Must not wait: it queues, and drops with a count when its queue is full."""
+
+    def export(spans: list[object]) -> None:
+        """Called after each sampled exchange with its spans."""
+
+
+class IAuthenticator(Interface):
+    """Kind `authenticator`: who is calling?"""
+
+    def authenticate(exchange: object) -> object:
+        """Called once for each request, in the chain's order. A `Principal`, None (no credential of my kind here: the next one may know), or `Refuse(Unauthenticated(...))` for a bad credential.
+        The first principal found is kept; later authenticators are then not asked."""
+
+
+class IAuthorizer(Interface):
+    """Kind `authorizer`: may this principal do this?"""
+
+    def authorize(exchange: object) -> object:
+        """Called once for each request; `exchange.principal` is set or None. Returns `Allow`, `Deny` or `Shadow`."""
+
+
+class IRateLimiter(Interface):
+    """Kind `rate-limiter`: how much is left for these descriptors?"""
+
+    descriptors = Attribute(
+        "tuple[str, ...]: what tells callers apart: 'principal', 'peer' (address without port), 'method', 'path', 'authority', 'route', 'cluster', 'header:<name>'; empty for one bucket for all"
+    )
+
+    def take(values: tuple[str, ...], now: float) -> object:
+        """Called once for each request with the values of `descriptors` ('' where there is none) and the clock in seconds. Returns `Allow` or `Limited`."""
+
+
+class IRequestHeadHook(Interface):
+    """Kind `filter`: sees the request's head."""
+
+    def request_head(exchange: object) -> object:
+        """Called once, in the chain's order, before an endpoint is chosen. Any `Verdict`."""
+
+
+class IRequestBodyHook(Interface):
+    """Kind `filter`: sees the request's body."""
+
+    request_body_mode = Attribute("BodyMode: OBSERVE, STREAM or buffer(limit_bytes), fixed when the plugin is made")
+
+    def request_body(exchange: object, chunk: bytes, end: bool) -> object:
+        """Called for each chunk in order; the last call has `end` true (its chunk may be empty); never after a reply. Never called for a request without body.
+        observe: return None. stream, buffer: return the bytes to send instead (b"" to hold back), or None to leave the chunk. Also `Reply`, `Refuse` or `Reset`."""
+
+
+class IRequestTrailersHook(Interface):
+    """Kind `filter`: sees the request's trailers."""
+
+    def request_trailers(exchange: object, trailers: object) -> object:
+        """Called at most once, after the body, when there are trailers (`Headers`, may be edited). None, `Reply`, `Refuse` or `Reset`. Synchronous."""
+
+
+class IResponseHeadHook(Interface):
+    """Kind `filter`: sees the response's head, in reverse order of the chain; also that of local replies."""
+
+    def response_head(exchange: object) -> object:
+        """Called once for the final head. None, `Reply` or `Refuse` (replaces the response), `Repick`, `Reset`."""
+
+
+class IResponseBodyHook(Interface):
+    """Kind `filter`: sees the response's body, in reverse order of the chain; not that of local replies."""
+
+    response_body_mode = Attribute("BodyMode, as for requests; beyond the limit of a buffering hook the client gets 502")
+
+    def response_body(exchange: object, chunk: bytes, end: bool) -> object:
+        """As `IRequestBodyHook.request_body`. `Reply` and `Refuse` only from a buffering hook (the head has not left then); otherwise `Reset`."""
+
+
+class IResponseTrailersHook(Interface):
+    """Kind `filter`: sees the response's trailers."""
+
+    def response_trailers(exchange: object, trailers: object) -> object:
+        """As `IRequestTrailersHook.request_trailers`; None or `Reset`."""
+
+
+class IExchangeDone(Interface):
+    """Any kind in the chain: the exchange is over."""
+
+    def exchange_done(exchange: object, record: object) -> None:
+        """Called exactly once for every exchange whose chain was entered, whatever ended it, after its last byte. `record`: `ExchangeRecord`. Nothing it returns is looked at."""
+
+
+class IBalancer(Interface):
+    """Kind `balancer`: which endpoint? One instance for each cluster. Synchronous."""
+
+    def update(endpoints: list[object]) -> None:
+        """The endpoints that may be used now, whenever they change: objects with `address` (Address), `weight` (int > 0) and `active` (int: requests running). Keep what still fits."""
+
+    def pick(exchange: object, tried: tuple[object, ...]) -> object:
+        """One of the endpoints, not one of `tried` unless nothing else is left; None when there is none at all. `exchange` may be None (the sidecar's own requests)."""
+
+
+class IAccessLog(Interface):
+    """Kind `access-log`: where records go. Synchronous; must not wait: it buffers."""
+
+    def log(record: object) -> None:
+        """Called once for each exchange with its `ExchangeRecord`, which it must not keep."""
+
+
+class ICertificateSource(Interface):
+    """Kind `certificate-source`: where an identity comes from."""
+
+    def load() -> object:
+        """The `Material` as it is now (`sidecar.identity.material`). Raises `ValueError` with a sentence for a person when it is broken, incomplete or expired."""
+
+    def watch(changed: object) -> None:
+        """From now on call `changed()` (no arguments, reactor thread) whenever `load` may give something new. Called once, at the start; ended by `stop`."""
+
+    def stop() -> None:
+        """End watching."""
+
+
+# -- the data path: who promises what to whom ------------------------------------------------------------------------------------------------
+
+
+class IDownstreamStream(Interface):
+    """The client's side of one exchange. The exchange calls these; nothing goes to the socket before `flush` or the end of the batch. After `send_end`, `reset`, or a head with
+    `end_stream`, nothing but `flush` is called."""
+
+    def send_informational(head: object) -> None:
+        """A 1xx head (not 101). Dropped for an HTTP/1.0 client."""
+
+    def send_head(head: object) -> None:
+        """The final head, once."""
+
+    def send_data(chunk: bytes) -> None:
+        """A chunk of the body, or of an open tunnel."""
+
+    def send_end(trailers: object) -> None:
+        """The end of the body; `trailers` is a `Headers` or None."""
+
+    def flush() -> None:
+        """Write what was collected, in one go."""
+
+    def open_tunnel() -> None:
+        """After `send_head` of a 101 or of a 2xx to CONNECT: from now on data is opaque in both directions; `send_end` ends our sending side only."""
+
+    def reset(error: object) -> None:
+        """Give up: what was sent so far is flushed, then the connection closes (HTTP/1) or the stream is reset (HTTP/2)."""
+
+    def pause_request() -> None:
+        """No more `request_data` after what is already being delivered, until `resume_request`."""
+
+    def resume_request() -> None:
+        """Undo `pause_request`."""
+
+
+class IUpstreamStream(Interface):
+    """The application's side of one attempt. Same rules as for `IDownstreamStream`. After `reset`, or once `response_end` was delivered and the request was sent, it belongs to nobody."""
+
+    endpoint = Attribute("the cluster's endpoint object: `.address`, `.weight`, `.active`")
+    is_reused = Attribute("bool: other exchanges used this connection before")
+    tls = Attribute("TLSFacts or None")
+
+    def send_head(head: object) -> None:
+        """The request's head, once, first."""
+
+    def send_data(chunk: bytes) -> None:
+        """A chunk of the body, or of an open tunnel."""
+
+    def send_end(trailers: object) -> None:
+        """The end of the body; not called after a head with `end_stream`."""
+
+    def flush() -> None:
+        """Write what was collected, in one go."""
+
+    def open_tunnel() -> None:
+        """After a 101, or a 2xx to CONNECT, arrived: data is opaque from now on."""
+
+    def reset(error: object) -> None:
+        """Abandon the attempt; no more calls to the exchange follow."""
+
+    def pause_response() -> None:
+        """No more `response_data` until `resume_response`."""
+
+    def resume_response() -> None:
+        """Undo `pause_response`."""
+
+
+class IStreamOwner(Interface):
+    """The exchange, as both sides see it."""
+
+    def request_data(chunk: bytes) -> None:
+        """From downstream: a chunk of the body or tunnel."""
+
+    def request_end(trailers: object) -> None:
+        """From downstream: the body's end, or the end of the client's side of a tunnel."""
+
+    def downstream_lost(error: object) -> None:
+        """From downstream: the client is gone or broke the rules. No call to the downstream stream may follow."""
+
+    def downstream_congested() -> None:
+        """From downstream: our writes to the client pile up above the high watermark."""
+
+    def downstream_drained() -> None:
+        """From downstream: they are below the low watermark again."""
+
+    def upstream_ready(stream: object) -> None:
+        """From the connector: a stream for this attempt. May be called before `open` returned."""
+
+    def upstream_unavailable(error: object, endpoint: object) -> None:
+        """From the connector: there will be none (`UpstreamError`). `endpoint` may be None."""
+
+    def response_head(head: object) -> None:
+        """From upstream: a head, informational or final."""
+
+    def response_data(chunk: bytes) -> None:
+        """From upstream: a chunk of the body or tunnel."""
+
+    def response_end(trailers: object) -> None:
+        """From upstream: the body's end, or the end of the application's side of a tunnel."""
+
+    def response_failed(error: object) -> None:
+        """From upstream: the attempt broke (`UpstreamError`). No call to the upstream stream may follow."""
+
+    def upstream_congested() -> None:
+        """From upstream: our writes to the application pile up."""
+
+    def upstream_drained() -> None:
+        """From upstream: they are below the low watermark again."""
+
+
+class IConnector(Interface):
+    """A cluster, ready to give streams: balancer, pools and limits behind one question for each attempt."""
+
+    name = Attribute("str: the cluster's name")
+
+    def open(owner: object, tried: tuple[object, ...], fresh: bool) -> object:
+        """Ask for a stream to an endpoint other than `tried`; `fresh`: on a new connection. Answers by `upstream_ready` or `upstream_unavailable`, perhaps before returning.
+        Returns a ticket with `cancel()` (harmless after the answer)."""

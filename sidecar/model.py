@@ -1,0 +1,372 @@
+"""The configuration model: immutable, named after Envoy v3's concepts, the one thing that the YAML file (and later xDS) compiles to.
+
+Durations are seconds, sizes are octets. `None` means unset, 0 means off. Objects refer to each other by name. `origin` is "file:line:column" of the object
+in its file, for messages; it is set by the loader and cannot be written in a file.
+
+Types marked here with `Meta(extra={"syntax": ...})` have their own spelling in YAML: "duration" (250ms, 5s, 1m, or a number of seconds) and "size" (64KiB, 1MiB, or octets);
+`Address` and `SpiffeId`-valued strings are parsed by the loader as well.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from sidecar.address import Address
+
+Duration = Annotated[float, Meta(ge=0, extra={"syntax": "duration"})]
+Size = Annotated[int, Meta(ge=0, extra={"syntax": "size"})]
+Count = Annotated[int, Meta(ge=0)]
+Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Origin = Annotated[str, Meta(extra={"internal": True})]
+
+# Envoy's defaults where Envoy has them; each can be configured where it is used.
+CONNECT_TIMEOUT_SECONDS = 5.0  # Envoy: cluster.connect_timeout
+ROUTE_TIMEOUT_SECONDS = 15.0  # Envoy: route.timeout; off for upgrades
+STREAM_IDLE_TIMEOUT_SECONDS = 300.0  # Envoy: stream_idle_timeout; a stream on which nothing moves for this long is an error
+DOWNSTREAM_IDLE_TIMEOUT_SECONDS = 3600.0  # Envoy: common_http_protocol_options.idle_timeout
+HEAD_TIMEOUT_SECONDS = 60.0  # slowloris: a head that is begun is finished within this time (Apache and HAProxy users set 5-60 s)
+HANDSHAKE_TIMEOUT_SECONDS = 15.0  # Envoy: transport_socket_connect_timeout as Istio sets it
+SNIFF_TIMEOUT_SECONDS = 5.0  # server-first protocols send nothing: then the raw chain takes the connection (Istio: protocolDetectionTimeout)
+POOL_IDLE_TIMEOUT_SECONDS = 60.0  # below the 75 s after which nginx closes, above most; a stale connection is retried all the same
+HEAD_BYTES = 64 * 1024  # Envoy: max_request_headers_kb 60
+HEAD_FIELDS = 100  # Envoy: max_headers_count
+CONNECTIONS = 10_000  # per listener: below the usual 16384-65536 descriptors, two for each connection
+PIPELINE_BYTES = 64 * 1024  # bytes of later requests held while one is served; then reading pauses
+WATERMARK_BYTES = 256 * 1024  # per connection and direction; Envoy's default is 1 MiB, half of which a slow reader would pin for each stream
+DRAIN_SECONDS = 30.0  # Kubernetes' default grace period is 30 s; in a pod set it a little lower
+POOL_CONNECTIONS = 1024  # per cluster; Envoy: circuit_breakers.max_connections
+POOL_IDLE = 128  # idle connections kept per endpoint
+POOL_PENDING = 1024  # Envoy: max_pending_requests
+ACCEPT_BACKLOG = 1024
+
+
+class PluginRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A plugin in use. `config` is an instance of the plugin class's `Config` after loading. `fail_open`: go on when the plugin raises."""
+
+    kind: Name
+    name: Name
+    config: Any = None
+    fail_open: bool = False
+    origin: Origin = ""
+
+
+# -- matching --------------------------------------------------------------------------------------------------------------------------------
+
+
+class ValueMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A test on one header or query parameter: at most one of the tests; none of them means "is present". All comparisons are exact in case."""
+
+    name: Name
+    exact: str | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    contains: str | None = None
+    regex: str | None = None
+    present: bool | None = None
+    invert: bool = False
+
+
+class RouteMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a route takes: exactly one of the four path tests ("prefix: /" when none is written), and all of the others.
+
+    `segment_prefix` /api takes /api and /api/x but not /apix (Envoy: path_separated_prefix). `regex` must match the whole path. Query strings are not part of the path.
+    """
+
+    path: str | None = None
+    prefix: str | None = None
+    segment_prefix: str | None = None
+    regex: str | None = None
+    methods: tuple[str, ...] = ()
+    headers: tuple[ValueMatch, ...] = ()
+    query: tuple[ValueMatch, ...] = ()
+
+
+class HeaderOps(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Edits of a head, in this order: remove, set (replace or add), add (beside existing ones)."""
+
+    remove: tuple[str, ...] = ()
+    set: dict[str, str] = {}
+    add: dict[str, str] = {}
+
+
+class Rewrite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of the request on its way up: `prefix` replaces what the route's prefix or path matched; `regex` with `substitution` (\\1 for groups) works on the whole path;
+    `host` replaces the authority. `prefix` and `regex` exclude each other; the query string stays."""
+
+    prefix: str | None = None
+    regex: str | None = None
+    substitution: str | None = None
+    host: str | None = None
+
+
+class WeightedCluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One share of a route's traffic: `weight` against the sum of all."""
+
+    cluster: Name
+    weight: Weight = 1
+
+
+class Redirect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answer with a redirect: parts not given stay as the client sent them. `prefix` replaces what the route matched."""
+
+    status: Literal[301, 302, 303, 307, 308] = 301
+    scheme: Literal["http", "https"] | None = None
+    host: str | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    path: str | None = None
+    prefix: str | None = None
+    strip_query: bool = False
+
+
+class DirectResponse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answer with this."""
+
+    status: Annotated[int, Meta(ge=200, le=599)]
+    body: str = ""
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class FilterOverride(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a route changes of one entry of the listener's `http_filters`: leave it out, or give it another configuration."""
+
+    kind: Name
+    name: Name
+    disabled: bool = False
+    config: Any = None
+    origin: Origin = ""
+
+
+class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Match and action: exactly one of `cluster`, `weighted_clusters`, `redirect`, `direct_response`.
+
+    `timeout`: from the complete request to the complete response (0: none). `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's).
+    """
+
+    name: str = ""
+    match: RouteMatch = RouteMatch()
+    cluster: str | None = None
+    weighted_clusters: tuple[WeightedCluster, ...] = ()
+    redirect: Redirect | None = None
+    direct_response: DirectResponse | None = None
+    rewrite: Rewrite | None = None
+    timeout: Duration = ROUTE_TIMEOUT_SECONDS
+    idle_timeout: Duration | None = None
+    request_headers: HeaderOps | None = None
+    response_headers: HeaderOps | None = None
+    filters: tuple[FilterOverride, ...] = ()
+    origin: Origin = ""
+
+
+class VirtualHost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Routes for a set of authorities, first match wins. `domains`: exact, "*.suffix", "prefix.*" or "*"; the port of the request is ignored."""
+
+    name: Name
+    domains: tuple[str, ...] = ("*",)
+    routes: tuple[Route, ...]
+    request_headers: HeaderOps | None = None
+    response_headers: HeaderOps | None = None
+    origin: Origin = ""
+
+
+class RouteTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Virtual hosts: the most specific domain decides (exact, longest suffix, longest prefix, "*"), then only its routes are looked at."""
+
+    name: Name
+    virtual_hosts: tuple[VirtualHost, ...]
+    origin: Origin = ""
+
+
+# -- listeners -------------------------------------------------------------------------------------------------------------------------------
+
+
+class DownstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS towards clients. `certificate` and `trust` name entries of `certificates`; `trust` defaults to the certificate's own bundle.
+
+    `client_certificate`: require (mutual TLS), optional, none. `trust_domains`: which SPIFFE trust domains may connect (empty: that of our own identity).
+    """
+
+    certificate: Name
+    trust: str | None = None
+    client_certificate: Literal["require", "optional", "none"] = "require"
+    trust_domains: tuple[str, ...] = ()
+    alpn: tuple[str, ...] = ("http/1.1",)
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class ChainMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which connections a filter chain takes; unset means any. Looked at in this order, the most specific wins at each step, no backtracking (Envoy: FilterChainMatch)."""
+
+    destination_port: int | None = None
+    destination_prefixes: tuple[str, ...] = ()
+    server_names: tuple[str, ...] = ()
+    transport_protocol: Literal["tls", "raw"] | None = None
+    application_protocols: tuple[str, ...] = ()
+    source_prefixes: tuple[str, ...] = ()
+
+
+class HTTPLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one client may use. Zero switches a time limit off; sizes and counts are always limited."""
+
+    head_bytes: Size = HEAD_BYTES
+    head_fields: Count = HEAD_FIELDS
+    pipeline_bytes: Size = PIPELINE_BYTES
+    watermark_bytes: Size = WATERMARK_BYTES
+    head_timeout: Duration = HEAD_TIMEOUT_SECONDS
+    idle_timeout: Duration = DOWNSTREAM_IDLE_TIMEOUT_SECONDS
+    requests_per_connection: Count = 0
+
+
+class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The tracer, what share of new traces is sampled (0 to 1; a caller's decision is kept), and where spans go."""
+
+    tracer: PluginRef = PluginRef(kind="tracer", name="w3c")
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    exporters: tuple[PluginRef, ...] = ()
+
+
+class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Terminal network filter that speaks HTTP (Envoy: HttpConnectionManager).
+
+    `routes`: the name of a route table, or one inline. `http_filters`: plugins of the kinds authenticator, authorizer, rate-limiter and filter, run in this order (responses in
+    reverse). `upgrades`: protocols that may become tunnels ("websocket", and "connect" for the method CONNECT). `forwarded_client_cert`: what happens to
+    x-forwarded-client-cert: "set" drops what the client sent and writes the verified peer, "drop" only drops it, "keep" passes it on (towards a trusted hop only).
+    `forwarded_for`: append the peer's address to x-forwarded-for. `request_id`: give a request without x-request-id one. `half_close`: what a client that ends its sending side before
+    its answer is there gets: "abort" (the exchange is cancelled, as Envoy and nginx do) or "answer".
+    `access_logs` and `tracing` are what is seen of each exchange.
+    """
+
+    routes: str | RouteTable
+    http_filters: tuple[PluginRef, ...] = ()
+    upgrades: tuple[str, ...] = ("websocket",)
+    forwarded_client_cert: Literal["set", "drop", "keep"] = "set"
+    forwarded_for: bool = False
+    request_id: bool = True
+    half_close: Literal["abort", "answer"] = "abort"
+    idle_timeout: Duration = STREAM_IDLE_TIMEOUT_SECONDS
+    limits: HTTPLimits = HTTPLimits()
+    access_logs: tuple[PluginRef, ...] = ()
+    tracing: Tracing | None = None
+
+
+class TCPProxy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Terminal network filter that forwards bytes (Envoy: TcpProxy). `idle_timeout`: no byte in either direction (0: none)."""
+
+    cluster: Name
+    idle_timeout: Duration = 3600.0
+
+
+class FilterChain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens to the connections that `match` takes: TLS or not, then exactly one of `http` and `tcp`."""
+
+    match: ChainMatch = ChainMatch()
+    tls: DownstreamTLS | None = None
+    http: HTTPManager | None = None
+    tcp: TCPProxy | None = None
+    origin: Origin = ""
+
+
+class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An address to accept on. `direction` names the side of metrics and spans, nothing else. `max_connections`: more are closed at once and counted."""
+
+    name: Name
+    address: Address
+    direction: Literal["inbound", "outbound"]
+    connection_filters: tuple[PluginRef, ...] = ()
+    filter_chains: tuple[FilterChain, ...]
+    max_connections: Count = CONNECTIONS
+    backlog: Count = ACCEPT_BACKLOG
+    sniff_timeout: Duration = SNIFF_TIMEOUT_SECONDS
+    handshake_timeout: Duration = HANDSHAKE_TIMEOUT_SECONDS
+    origin: Origin = ""
+
+
+# -- clusters --------------------------------------------------------------------------------------------------------------------------------
+
+
+class UpstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS towards endpoints. With `identities` (SPIFFE IDs) or neither of the two, the peer is a workload: its SPIFFE ID must be one of them, or any of `trust_domains`, by default
+    ours. With `hostname` the peer is an ordinary TLS server, checked by name (RFC 9525). `certificate`: ours, for mutual TLS."""
+
+    certificate: str | None = None
+    trust: str | None = None
+    identities: tuple[str, ...] = ()
+    trust_domains: tuple[str, ...] = ()
+    hostname: str | None = None
+    server_name: str | None = None
+    alpn: tuple[str, ...] = ("http/1.1",)
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One address of a cluster; in YAML also just the address as a string."""
+
+    address: Address
+    weight: Weight = 1
+
+
+class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Connections of a cluster. `max_pending`: requests that wait for one; more get 503 with flag UO. `max_requests`: per connection, 0 for no limit."""
+
+    max_connections: Annotated[int, Meta(ge=1)] = POOL_CONNECTIONS
+    max_idle: Count = POOL_IDLE
+    max_pending: Count = POOL_PENDING
+    max_requests: Count = 0
+    idle_timeout: Duration = POOL_IDLE_TIMEOUT_SECONDS
+
+
+class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named group of like endpoints."""
+
+    name: Name
+    type: Literal["static"] = "static"
+    endpoints: tuple[Endpoint, ...]
+    balancer: PluginRef = PluginRef(kind="balancer", name="round-robin")
+    connect_timeout: Duration = CONNECT_TIMEOUT_SECONDS
+    bind_address: str | None = None
+    tls: UpstreamTLS | None = None
+    pool: PoolLimits = PoolLimits()
+    head_bytes: Size = HEAD_BYTES
+    head_fields: Count = HEAD_FIELDS
+    watermark_bytes: Size = WATERMARK_BYTES
+    origin: Origin = ""
+
+
+# -- the rest --------------------------------------------------------------------------------------------------------------------------------
+
+
+class Certificate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Our certificate and key, and the bundle of authorities that came with it, by name from a certificate source."""
+
+    name: Name
+    source: PluginRef
+    origin: Origin = ""
+
+
+class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the admin pages answer."""
+
+    address: Address = Address(host="127.0.0.1", port=15000)
+
+
+class Node(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this sidecar is: the workload's names in metrics, spans and its SPIFFE ID."""
+
+    service: str = "unknown"
+    namespace: str = "default"
+    trust_domain: str = "cluster.local"
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything. The full form of the YAML file is exactly this structure."""
+
+    node: Node = Node()
+    listeners: tuple[Listener, ...] = ()
+    route_tables: tuple[RouteTable, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    admin: Admin | None = field(default_factory=Admin)
+    drain_time: Duration = DRAIN_SECONDS
+    origin: Origin = ""

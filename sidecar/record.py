@@ -1,0 +1,43 @@
+"""The record of one finished exchange: what access logs write, tracers and metrics read, and `exchange_done` hands to plugins."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ExchangeRecord(msgspec.Struct, gc=False, kw_only=True):
+    """One exchange, whole. Times: `started` is POSIX seconds, the rest are milliseconds since then (None: did not happen). Sizes are body octets.
+
+    `flags`: Envoy's response flags, comma-separated, "" when all went well. `code`: our stable error code, "" likewise. `detail`: one sentence.
+    `notes`: the decision record, (who, what) pairs in the order in which things were decided.
+    """
+
+    started: float
+    listener: str
+    direction: str
+    peer: str
+    method: str
+    authority: str
+    path: str
+    protocol: str
+    status: int
+    flags: str = ""
+    code: str = ""
+    side: str = ""
+    detail: str = ""
+    route: str = ""
+    cluster: str = ""
+    endpoint: str = ""
+    principal: str = ""
+    peer_identity: str = ""
+    upstream_identity: str = ""
+    request_bytes: int = 0
+    response_bytes: int = 0
+    duration_ms: float = 0.0
+    upstream_ms: float | None = None
+    attempts: int = 0
+    request_id: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+    user_agent: str = ""
+    notes: list[tuple[str, str]] = []
