@@ -7,4 +7,7 @@ import sys
 from bench.run import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the children are ended by then
+        sys.exit(130)

@@ -279,7 +279,8 @@ class Sidecar(Peer):
         path = plan.directory / "sidecar.yaml"
         path.write_text(yaml.safe_dump(sidecar_configuration(plan), sort_keys=False))
         twistd = Path(sys.executable).parent / "twistd"
-        return [sys.executable, str(twistd), "--nodaemon", "--pidfile=", "sidecar", "--config", str(path)]
+        # The checkout's own plugin file, also where another version is installed.
+        return ["env", f"PYTHONPATH={ROOT}", sys.executable, str(twistd), "--nodaemon", "--pidfile=", "sidecar", "--config", str(path)]
 
 
 def sidecar_configuration(plan: Plan) -> dict[str, Any]:
