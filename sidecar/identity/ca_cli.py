@@ -11,7 +11,7 @@ from cryptography import x509
 from sidecar.identity.authority import AUTHORITY_DAYS, CERTIFICATE_FILE, WORKLOAD_DAYS, Authority
 from sidecar.identity.certificate import CertificateFacts, facts_of, span, when
 from sidecar.identity.files import PRIVATE, PUBLIC, replace_file
-from sidecar.identity.material import IncompleteMaterial, Material
+from sidecar.identity.material import Material, is_key_of
 from sidecar.identity.spiffe import SpiffeId
 from sidecar.model import Node
 
@@ -93,15 +93,22 @@ def show(file: Path, key: Path | None, trust: Path | None) -> None:
         )
         raise click.ClickException(f"{file} is {what}") from None
     now = time.time()
-    all_facts = [facts_of(each) for each in certificates]
-    for index, facts in enumerate(all_facts):
-        _print(facts, now, first=index == 0)
-    problems = _verdicts(file, content, certificates[0], all_facts[0], key, trust, now)
-    if problems:
+    for index, each in enumerate(certificates):
+        if index:
+            click.echo()
+        _print(facts_of(each), now)
+    is_authority = facts_of(certificates[0]).is_authority
+    key = key or _beside(file, "ca-key.pem" if is_authority else "key.pem")
+    trust = None if is_authority else trust or _beside(file, "ca.pem")
+    try:
+        sound = _print_verdict(content, certificates[0], key, trust, now)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(_sentence(error)) from None
+    if not sound:
         raise click.exceptions.Exit(1)
 
 
-def _print(facts: CertificateFacts, now: float, first: bool) -> None:
+def _print(facts: CertificateFacts, now: float) -> None:
     """One certificate, a line for each fact."""
     left = facts.not_after - now
     if now < facts.not_before:
@@ -119,53 +126,35 @@ def _print(facts: CertificateFacts, now: float, first: bool) -> None:
     ]
     if facts.dns_names:
         rows.insert(2, ("DNS names", ", ".join(facts.dns_names)))
-    if not first:
-        click.echo()
     for name, value in rows:
-        click.echo(f"{name + ':':<11}{value}")
+        _line(name, value)
 
 
-def _verdicts(
-    file: Path, content: bytes, certificate: x509.Certificate, facts: CertificateFacts, key: Path | None, trust: Path | None, now: float
-) -> list[str]:
-    """Print whether the key fits and whether a sidecar would take it all; the problems found."""
-    problems = []
-    key = key or _beside(file, "ca-key.pem" if facts.is_authority else "key.pem")
-    if not facts.is_authority:
-        trust = trust or _beside(file, "ca.pem")
+def _print_verdict(content: bytes, certificate: x509.Certificate, key: Path | None, trust: Path | None, now: float) -> bool:
+    """Print whether the key fits and whether a sidecar would take it all; the answer."""
+    facts = facts_of(certificate)
+    matches = True
     if key is None:
-        click.echo(f"{'key:':<11}not beside it (give it with --key)")
-        if not facts.not_before <= now <= facts.not_after:
-            problems.append("validity")
-        return problems
+        _line("key", "not beside it (give one with --key)")
+    else:
+        matches = is_key_of(key.read_bytes(), certificate)
+        _line("key", f"matches ({key})" if matches else f"DOES NOT MATCH ({key})")
+    if facts.is_authority or key is None or not matches:
+        return matches and facts.not_before <= now <= facts.not_after
     try:
-        if facts.is_authority:
-            _authority_verdict(file, key, certificate, facts, now)
-        else:
-            Material.parse(content, key.read_bytes(), trust.read_bytes() if trust is not None else b"", now)
-        click.echo(f"{'key:':<11}matches ({key})")
-        if not facts.is_authority:
-            click.echo(
-                f"{'verdict:':<11}a sidecar takes it"
-                + (f", verified by {trust}" if trust is not None else "; not verified: there is no ca.pem beside it (give one with --trust)")
-            )
-    except IncompleteMaterial:
-        problems.append("key")
-        click.echo(f"{'key:':<11}DOES NOT MATCH ({key})")
-    except (ValueError, OSError) as error:
-        problems.append("verdict")
-        click.echo(f"{'verdict:':<11}a sidecar refuses it: {_sentence(error)}")
-    return problems
+        Material.parse(content, key.read_bytes(), trust.read_bytes() if trust is not None else b"", now)
+    except ValueError as error:
+        _line("verdict", f"a sidecar refuses it: {error}")
+        return False
+    _line(
+        "verdict",
+        f"a sidecar takes it, verified by {trust}" if trust is not None else "a sidecar takes it; not verified, there is no ca.pem beside it (--trust)",
+    )
+    return True
 
 
-def _authority_verdict(file: Path, key: Path, certificate: x509.Certificate, facts: CertificateFacts, now: float) -> None:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    private = load_pem_private_key(key.read_bytes(), None)
-    if private.public_key() != certificate.public_key():
-        raise IncompleteMaterial("the key is another one's")
-    if now > facts.not_after:
-        raise ValueError("the authority has expired")
+def _line(name: str, value: str) -> None:
+    click.echo(f"{name + ':':<11}{value}")
 
 
 def _beside(file: Path, name: str) -> Path | None:

@@ -15,14 +15,13 @@ from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from sidecar.errors import HandshakeFailed
 from sidecar.facts import TLSFacts
 from sidecar.identity.certificate import CertificateFacts, facts_of
 from sidecar.identity.failures import explain_handshake_failure, is_refusal_by_peer
 from sidecar.identity.material import Material
 from sidecar.identity.peers import check_downstream_peer, check_upstream_peer
 from sidecar.identity.reasons import VerifyProblem
-from sidecar.identity.terms import Terms, is_ip, terms_of
+from sidecar.identity.terms import NoCommonProtocol, Terms, is_ip, terms_of
 
 # Forward secrecy and authenticated encryption only (RFC 9325 section 4.2). AES-128 first: as safe here as AES-256, and it takes fewer rounds per octet
 # forwarded.
@@ -88,7 +87,7 @@ class ContextSlot:
         return f"<ContextSlot {terms.side} {terms.we}>"
 
 
-def make_context(terms: Terms, trust: Material | None, minimum_version: str) -> SSL.Context:
+def make_context(terms: Terms, trust: Material | None) -> SSL.Context:
     """A context on `terms`. `trust`: whose bundle verifies the peer; None means that a server asks for no certificate, and that a client trusts the system's
     authorities.
 
@@ -97,14 +96,13 @@ def make_context(terms: Terms, trust: Material | None, minimum_version: str) -> 
     is_server = terms.side == "server"
     context = SSL.Context(SSL.TLS_SERVER_METHOD if is_server else SSL.TLS_CLIENT_METHOD)
     context.set_app_data(terms)
-    context.set_min_proto_version(_MINIMUM[minimum_version])
+    context.set_min_proto_version(_MINIMUM[terms.minimum_version])
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     # OpenSSL gives idle connections' buffers back: 34 KiB each. Partial writes and moving buffers are what pyOpenSSL sets by itself; the transport relies on
     # them.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(CIPHERS_1_2)
-    if hasattr(context, "set_tls13_ciphersuites"):  # pyOpenSSL 25.2; before, OpenSSL's own order
-        context.set_tls13_ciphersuites(CIPHERS_1_3)
+    context.set_tls13_ciphersuites(CIPHERS_1_3)
     if terms.own is not None:
         _show(context, terms.own)
     _verify(context, terms, trust, is_server)
@@ -123,7 +121,7 @@ def _show(context: SSL.Context, own: Material) -> None:
         context.use_certificate(leaf)
         for each in intermediates:
             context.add_extra_chain_cert(each)
-        context.use_privatekey(crypto.PKey.from_cryptography_key(own.private_key()))
+        context.use_privatekey(own.private_key())
         context.check_privatekey()
     except SSL.Error as error:
         reasons = ", ".join(str(entry[2]) for entry in error.args[0]) if error.args and isinstance(error.args[0], list) else str(error)
@@ -174,6 +172,6 @@ def _alpn_choice(ours: tuple[bytes, ...]) -> Any:
             if name in offered:
                 return name
         theirs, known = (", ".join(name.decode("ascii", "backslashreplace") for name in names) for names in (offered, ours))
-        raise HandshakeFailed(f"{terms_of(connection).we} refused a client: it offered only {theirs} by ALPN, this listener speaks {known}")
+        raise NoCommonProtocol(f"it offered only {theirs} by ALPN, this listener speaks {known}")
 
     return choose

@@ -17,20 +17,19 @@ from twisted.python.failure import Failure
 from sidecar.errors import SidecarError
 from sidecar.identity.certificate import when
 from sidecar.identity.reasons import VerifyProblem
-from sidecar.identity.terms import Terms
+from sidecar.identity.terms import NoCommonProtocol, Terms
 
-# What the peer says about us, RFC 8446 section 6.2, by the end of OpenSSL's reason string ("tlsv13 alert certificate required", "ssl/tls alert bad
-# certificate"). Fields: we, they, issuer and validity of our certificate ("issued by ..., valid from ... until ...").
+# What the peer says about us, RFC 8446 section 6.2, by the end of OpenSSL's reason string ("tlsv13 alert certificate required", "tls alert bad certificate").
 _ALERTS = {
     "certificate required": "it requires a client certificate (mutual TLS) and we showed none",
-    "unknown ca": "it does not trust the authority of our certificate ({validity})",
-    "bad certificate": "it did not accept our certificate ({validity}); its own log says why",
-    "certificate unknown": "it did not accept our certificate ({validity}); its own log says why",
-    "unsupported certificate": "our certificate is of a kind that it does not accept ({validity}); its key usage may not allow this use",
-    "certificate expired": "it takes our certificate for expired ({validity}); compare the two clocks",
-    "certificate revoked": "our certificate was revoked ({validity})",
+    "unknown ca": "it does not trust the authority that issued our certificate",
+    "bad certificate": "it did not accept our certificate; its own log says why",
+    "certificate unknown": "it did not accept our certificate; its own log says why",
+    "unsupported certificate": "our certificate is of a kind that it does not accept; its key usage may not allow this use",
+    "certificate expired": "it takes our certificate for expired; compare the two clocks",
+    "certificate revoked": "our certificate was revoked",
     "access denied": "our identity may not connect there",
-    "protocol version": "it does not speak the TLS versions that we do (1.2 and 1.3)",
+    "protocol version": "it speaks none of the TLS versions that we do ({versions})",
     "handshake failure": "the two have no cipher, key or signature kind in common, or it requires a client certificate and we showed none",
     "insufficient security": "it requires stronger ciphers or keys than ours",
     "no application protocol": "it speaks none of the protocols that we offered by ALPN ({alpn})",
@@ -38,6 +37,10 @@ _ALERTS = {
     "decrypt error": "it could not verify our signature or finished message",
     "internal error": "it failed for a reason of its own; its log says why",
 }
+# With these, who issued our certificate and when it is valid is what a person looks at next.
+_ABOUT_OUR_CERTIFICATE = frozenset(
+    {"unknown ca", "bad certificate", "certificate unknown", "unsupported certificate", "certificate expired", "certificate revoked", "access denied"}
+)
 
 # What we find out ourselves, by the whole reason string; no TLS came from the peer at all.
 _NOT_TLS_FROM_CLIENT = {
@@ -57,7 +60,7 @@ _NOT_TLS = frozenset(
 )
 _OURS = {
     "peer did not return a certificate": "it showed no certificate, and mutual TLS is required here",
-    "unsupported protocol": "it does not speak the TLS versions that we do ({versions})",
+    "unsupported protocol": "it speaks none of the TLS versions that we do ({versions})",
     "no shared cipher": "it offered no cipher that we accept",
     "no suitable signature algorithm": "the two have no signature kind in common",
     "no suitable key share": "the two have no key exchange group in common",
@@ -73,25 +76,28 @@ def explain_handshake_failure(error: BaseException | Failure, problem: VerifyPro
     `problem`: what the verify callback noted for this connection, or None. `address`: the peer's; `name`: the cluster's, "" downstream. `now`: POSIX seconds.
     """
     error = _bare(error)
-    if isinstance(error, SidecarError):  # an identity check or the ALPN choice: they speak for themselves
-        return error.sentence
     we, they = terms.we, terms.they(address, name)
+    if isinstance(error, NoCommonProtocol):
+        return f"{we} refused {they}: {error.sentence}"
+    if isinstance(error, SidecarError):  # an identity check: it has said all of this
+        return error.sentence
     reasons = _reasons(error)
     if problem is not None:
-        return f"{we} refused {they}: {problem.words(f'its certificate ({problem.certificate.name})', now)}"
+        whose = f"its certificate ({problem.certificate.name})" if problem.depth == 0 else "its certificate"
+        return f"{we} refused {they}: {problem.words(whose, now)}"
     for reason in reasons:
         alert = reason.rpartition("alert ")[2] if "alert " in reason else ""
         if alert:
-            return f"{they} refused {we}: {_alert_words(alert, terms)} (our clock says {when(now)})"
+            return f"{they} refused {we}: {_alert_words(alert, terms, now)}"
     for reason in reasons:
         words = _OURS.get(reason)
         if words is not None:
-            return f"{we} refused {they}: {words.format(versions='1.2 and 1.3')}"
+            return f"{we} refused {they}: {words.format(versions=terms.versions)}"
         if reason in _NOT_TLS_FROM_CLIENT:
             return f"{we} refused {they}: {_NOT_TLS_FROM_CLIENT[reason]}"
         if reason in _NOT_TLS:
             return _no_tls(terms, we, they)
-    return f"the TLS handshake of {we} with {they} failed: {_ended(error, reasons)}"
+    return f"the TLS handshake of {we} with {they} failed: {_ended(error, reasons, terms.side)}"
 
 
 def is_refusal_by_peer(error: BaseException) -> bool:
@@ -116,11 +122,16 @@ def _reasons(error: BaseException) -> list[str]:
     return [str(entry[2]).lower() for entry in entries if isinstance(entry, tuple) and len(entry) == 3]
 
 
-def _alert_words(alert: str, terms: Terms) -> str:
-    words = _ALERTS.get(alert, f'it sent the alert "{alert}"')
+def _alert_words(alert: str, terms: Terms, now: float) -> str:
+    """What the peer said, and what of ours it may have looked at."""
+    words = _ALERTS.get(alert, f'it sent the alert "{alert}"').format(
+        alpn=", ".join(terms.alpn) or "none", server_name=terms.server_name or "none", versions=terms.versions
+    )
     own = terms.own.certificate if terms.own is not None else None
-    validity = own.validity() if own is not None else "we showed none"
-    return words.format(validity=validity, alpn=", ".join(terms.alpn) or "none", server_name=terms.server_name or "none")
+    if alert not in _ABOUT_OUR_CERTIFICATE or own is None:
+        return words
+    valid = "" if own.not_before <= now <= own.not_after else ", so by our own clock it is not valid now"
+    return f"{words} (ours: {own.validity()}; our clock says {when(now)}{valid})"
 
 
 def _no_tls(terms: Terms, we: str, they: str) -> str:
@@ -132,16 +143,18 @@ def _no_tls(terms: Terms, we: str, they: str) -> str:
     )
 
 
-def _ended(error: BaseException, reasons: list[str]) -> str:
+def _ended(error: BaseException, reasons: list[str], side: str) -> str:
     if isinstance(error, (SSL.SysCallError, OSError)):
         number = error.args[0] if error.args and isinstance(error.args[0], int) else -1
         if number in (errno.ECONNRESET, errno.EPIPE):
-            return "the other side reset the connection without a word; its own log may say why"
+            return "it reset the connection without a word; its own log may say why"
         if number > 0:
             return f"the connection broke ({os.strerror(number)})"
-        return "the other side closed the connection without a word; does it speak TLS on this port?"
+        if side == "server":
+            return "it closed the connection before the handshake was done (port scans and bare TCP health checks do)"
+        return "it closed the connection without a word; does it speak TLS on this port?"
     if isinstance(error, SSL.ZeroReturnError):
-        return "the other side closed the connection before it was done"
+        return "it closed the connection before the handshake was done"
     if reasons:
         return "; ".join(reasons)
     return str(error) or type(error).__name__

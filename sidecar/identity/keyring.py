@@ -16,11 +16,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sidecar.identity.certificate import CertificateFacts, when
-from sidecar.identity.material import Material, NotYetValid
 from sidecar.identity.contexts import ContextSlot, make_context
+from sidecar.identity.material import Material, NotYetValid
 from sidecar.identity.spiffe import SpiffeId, check_trust_domain
 from sidecar.identity.terms import Terms
-from sidecar.interfaces import ICertificateSource
 from sidecar.model import DownstreamTLS, Node, UpstreamTLS
 
 _Build = Callable[[dict[str, Material]], tuple[Terms, Material | None]]
@@ -132,17 +131,17 @@ class Keyring:
         made = self._made.get(key)
         if made is None:
             terms, trust = build(self._materials())
-            made = self._made[key] = _Made(ContextSlot(make_context(terms, trust, _minimum(key[0])), self._clock), names, build)
+            made = self._made[key] = _Made(ContextSlot(make_context(terms, trust), self._clock), names, build)
         return made.slot
 
     def _commit(self, entry: _Entry, material: Material) -> None:
         """Make every context that stands on it first, then switch all of them: it is in use everywhere or nowhere."""
         materials = self._materials() | {entry.name: material}
         ready = []
-        for (tls, _), made in self._made.items():
+        for made in self._made.values():
             if entry.name in made.names:
                 terms, trust = made.build(materials)
-                ready.append((made.slot, make_context(terms, trust, _minimum(tls))))
+                ready.append((made.slot, make_context(terms, trust)))
         for slot, context in ready:
             slot.current = context
         if material.identity != entry.material.identity:
@@ -166,7 +165,7 @@ def _cancel(entry: _Entry) -> None:
 
 
 def _load(source: Any) -> Material:
-    material = ICertificateSource(source).load()
+    material = source.load()
     if not isinstance(material, Material):
         raise ValueError(f"{source!r} gave {type(material).__name__}, not a Material")
     return material
@@ -177,11 +176,6 @@ def _find(materials: dict[str, Material], name: str) -> Material:
         return materials[name]
     except KeyError:
         raise ValueError(f"there is no certificate {name!r}; there {'are ' + ', '.join(sorted(materials)) if materials else 'is none at all'}") from None
-
-
-def _minimum(tls: object) -> str:
-    assert isinstance(tls, DownstreamTLS | UpstreamTLS)
-    return tls.minimum_version
 
 
 def _downstream_terms(tls: DownstreamTLS, node: Node, materials: dict[str, Material]) -> tuple[Terms, Material | None]:
@@ -195,6 +189,7 @@ def _downstream_terms(tls: DownstreamTLS, node: Node, materials: dict[str, Mater
         trust_domains=_domains(tls.trust_domains) or frozenset({own.identity.trust_domain}),
         requires_peer=tls.client_certificate == "require",
         alpn=tls.alpn,
+        minimum_version=tls.minimum_version,
     )
     if tls.client_certificate == "none":
         return terms, None
@@ -217,6 +212,7 @@ def _upstream_terms(tls: UpstreamTLS, node: Node, materials: dict[str, Material]
         hostname=tls.hostname or "",
         server_name=tls.server_name or tls.hostname or "",
         alpn=tls.alpn,
+        minimum_version=tls.minimum_version,
     )
     bundle = tls.trust or tls.certificate
     if bundle is None:

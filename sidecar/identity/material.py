@@ -59,8 +59,7 @@ class Material:
         if not chain or not key:
             raise ValueError(f"the {'certificate' if key else 'key'} is missing: a certificate and its key come together")
         certificates = _load_certificates(chain, "certificate")
-        private = _load_key(key)
-        if _public_octets(private.public_key()) != _public_octets(certificates[0].public_key()):
+        if not is_key_of(key, certificates[0]):
             raise IncompleteMaterial(f"the key does not match the certificate of {facts_of(certificates[0]).name} (is one of the two files not replaced yet?)")
         facts = facts_of(certificates[0])
         _check_validity(facts, now)
@@ -90,6 +89,11 @@ class Material:
     def __repr__(self) -> str:
         own = f"{self.identity} until {when(self.certificate.not_after)}" if self.certificate is not None else "trust only"
         return f"<Material {own}, {len(self.authorities)} authorities>"
+
+
+def is_key_of(key: bytes, certificate: x509.Certificate) -> bool:
+    """Is the PEM `key` the one of `certificate`? Raises `ValueError` with a sentence when it is no key that TLS can use."""
+    return _public_octets(_load_key(key).public_key()) == _public_octets(certificate.public_key())
 
 
 def _load_certificates(pem: bytes, what: str) -> list[x509.Certificate]:

@@ -31,7 +31,7 @@ class VerifyProblem:
         sentence = _WORDS.get(self.code)
         if sentence is None:
             return f"{subject} was not accepted (OpenSSL verify code {self.code}{_symbol(self.code)})"
-        return sentence.format(subject=subject, name=facts.name, issuer=facts.issuer_name)
+        return sentence.format(subject=subject, whose=whose, name=facts.name, issuer=facts.issuer_name)
 
 
 def _clock(now: float) -> str:
@@ -45,19 +45,19 @@ def _symbol(code: int) -> str:
 
 _UNKNOWN_ISSUER = frozenset({Code.ERR_UNABLE_TO_GET_ISSUER_CERT, Code.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY, Code.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE})
 
-# `.format` fields: subject (whose certificate), name (the certificate's own), issuer.
+# `.format` fields: whose (the leaf), subject (the certificate at which it went wrong), name (that one's own), issuer (that one's).
 _WORDS: dict[int, str] = {
     Code.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "{subject} is signed by itself, not by an authority of our trust bundle",
-    Code.ERR_SELF_SIGNED_CERT_IN_CHAIN: "the chain of {subject} ends at the authority {name}, which is not in our trust bundle",
+    Code.ERR_SELF_SIGNED_CERT_IN_CHAIN: "{whose} leads to the authority {name}, which is not in our trust bundle",
     Code.ERR_CERT_SIGNATURE_FAILURE: "the signature of {issuer} on {subject} is wrong: another authority of the same name issued it",
     Code.ERR_CERT_REVOKED: "{subject} was revoked by {issuer}",
     Code.ERR_INVALID_CA: "{name} is not an authority but signed {subject}",
     Code.ERR_PATH_LENGTH_EXCEEDED: "the chain has more intermediate authorities than {name} allows",
     Code.ERR_INVALID_PURPOSE: "{subject} was not issued for this use (its key usage does not allow it)",
-    Code.ERR_CERT_CHAIN_TOO_LONG: "the chain of {subject} is too long",
+    Code.ERR_CERT_CHAIN_TOO_LONG: "the chain of {whose} is too long",
     Code.ERR_CERT_UNTRUSTED: "{subject} is marked as not trusted",
     Code.ERR_CERT_REJECTED: "{subject} is marked as rejected",
     66: "the key of {subject} is too short",  # X509_V_ERR_EE_KEY_TOO_SMALL and the two after it have no name in pyOpenSSL
-    67: "the key of an authority in the chain of {subject} is too short",
+    67: "the key of an authority in the chain of {whose} is too short",
     68: "{subject} is signed with a hash that is too weak",
 }

@@ -10,14 +10,20 @@ import ipaddress
 import attrs
 from OpenSSL import SSL
 
+from sidecar.errors import HandshakeFailed
 from sidecar.identity.material import Material
+
+
+class NoCommonProtocol(HandshakeFailed):
+    """The client's ALPN offer has nothing of ours; the sentence is a clause about it ("it offered only h2 ...")."""
 
 
 @attrs.frozen
 class Terms:
     """`side`: "server" towards clients, "client" towards endpoints. `own`: our material, None for a client without a certificate. `own_name`: the service's
     name. Whom we accept: `identities` (SPIFFE IDs as text), else any of `trust_domains`; or `hostname` when the peer is an ordinary TLS server. `server_name`:
-    the SNI that we send, "" for none. `requires_peer`: the peer must show a certificate. `alpn`: in our order of preference.
+    the SNI that we send, "" for none. `requires_peer`: the peer must show a certificate. `alpn`: in our order of preference. `minimum_version`: of TLS, "1.2"
+    or "1.3".
     """
 
     side: str
@@ -29,11 +35,17 @@ class Terms:
     server_name: str = ""
     requires_peer: bool = True
     alpn: tuple[str, ...] = ()
+    minimum_version: str = "1.2"
 
     @property
     def own_identity(self) -> str:
         """Our SPIFFE ID, "" without a certificate."""
         return "" if self.own is None or self.own.identity is None else str(self.own.identity)
+
+    @property
+    def versions(self) -> str:
+        """The TLS versions that we speak, for sentences."""
+        return "1.2 and 1.3" if self.minimum_version == "1.2" else "1.3"
 
     @property
     def we(self) -> str:
