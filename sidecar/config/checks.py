@@ -1,0 +1,440 @@
+"""What must hold within one struct of the model beyond its types. Each check is asked as soon as its struct is walked, also when other parts
+of the file are wrong.
+
+The tables are shared with the JSON Schema; the functions hold what a schema cannot say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from sidecar.config.convert import Check, Record
+from sidecar.config.suggest import did_you_mean, listing
+from sidecar.extension import KINDS
+from sidecar.headers import field
+from sidecar.model import (
+    ChainMatch,
+    Cluster,
+    DirectResponse,
+    DownstreamTLS,
+    Endpoint,
+    FilterChain,
+    FilterOverride,
+    HeaderOps,
+    HTTPLimits,
+    HTTPManager,
+    Listener,
+    Node,
+    PluginRef,
+    Redirect,
+    Rewrite,
+    Route,
+    RouteMatch,
+    UpstreamTLS,
+    ValueMatch,
+    VirtualHost,
+)
+
+EXACTLY_ONE: dict[type, tuple[str, ...]] = {
+    Route: ("cluster", "weighted_clusters", "redirect", "direct_response"),
+    FilterChain: ("http", "tcp"),
+}
+AT_MOST_ONE: dict[type, tuple[str, ...]] = {
+    RouteMatch: ("path", "prefix", "segment_prefix", "regex"),
+    ValueMatch: ("exact", "prefix", "suffix", "contains", "regex", "present"),
+    Redirect: ("path", "prefix"),
+    Rewrite: ("prefix", "regex"),
+    UpstreamTLS: ("hostname", "identities"),
+}
+# (struct, field) -> the kinds of plugins that may stand there.
+PLACES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("Listener", "connection_filters"): ("connection-filter",),
+    ("HTTPManager", "http_filters"): ("authenticator", "authorizer", "rate-limiter", "filter"),
+    ("HTTPManager", "access_logs"): ("access-log",),
+    ("Tracing", "tracer"): ("tracer",),
+    ("Tracing", "exporters"): ("span-exporter",),
+    ("Cluster", "balancer"): ("balancer",),
+    ("Certificate", "source"): ("certificate-source",),
+    ("Route", "filters"): ("authenticator", "authorizer", "rate-limiter", "filter"),
+}
+# Fields that say where a message ends or belong to one connection: the codec writes them, and an edit would let two readers see two messages.
+FRAMING_FIELDS = {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
+HTTP_ALPN = ("http/1.1", "http/1.0")  # what the HTTP codec speaks; to offer more would let a client choose what cannot be served
+MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
+
+TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+SPIFFE_SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]+")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*")
+
+Report = Callable[[str], None]
+
+
+def spiffe_problem(text: str) -> str:
+    """What is wrong with `text` as a SPIFFE ID (SPIFFE-ID, section 2), or ""."""
+    trust_domain, slash, path = text.removeprefix("spiffe://").partition("/")
+    if not text.startswith("spiffe://") or len(text) > 2048:
+        return f"expected a SPIFFE ID such as spiffe://example.org/ns/shop/sa/orders, got {text!r}"
+    if TRUST_DOMAIN.fullmatch(trust_domain) is None:
+        return f"the trust domain {trust_domain!r} of a SPIFFE ID holds lower-case letters, digits, '.', '-' and '_' only"
+    if slash and any(SPIFFE_SEGMENT.fullmatch(segment) is None for segment in path.split("/")):
+        return f"the path of the SPIFFE ID {text!r} has an empty segment, '.', '..' or a character other than letters, digits, '.', '-' and '_'"
+    return ""
+
+
+def host_problem(text: str, port: bool = False) -> str:
+    """What is wrong with `text` as a host name or IP address (with `port`: a port may follow), or ""."""
+    host = text
+    if port and (match := re.fullmatch(r"(.+):([0-9]{1,5})", text)) and (match[1].endswith("]") or ":" not in match[1]):
+        host = match[1]
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            return f"not an IPv6 address in brackets: {text!r}"
+        return ""
+    return "" if _HOST.fullmatch(host) and len(host) <= 253 else f"expected a host name, got {text!r}"
+
+
+def pattern_problem(text: str) -> str:
+    """What is wrong with `text` as a domain pattern: exact, "*.suffix", "prefix.*" or "*"; or ""."""
+    if text == "*":
+        return ""
+    bare = text[2:] if text.startswith("*.") else text[:-2] if text.endswith(".*") else text
+    if re.search(r":[0-9]+$", bare) and host_problem(bare):
+        return f"the port of the request is ignored; write {text.rpartition(':')[0]!r}"
+    return f"expected a host name, '*.suffix', 'prefix.*' or '*', got {text!r}" if host_problem(bare) else ""
+
+
+def prefix_problem(text: str) -> str:
+    """What is wrong with `text` as an IP address or prefix ("10.0.0.0/8"), or ""."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            return f"the prefix {text!r} has bits beyond its length; write {str(ipaddress.ip_network(text, strict=False))!r}"
+        except ValueError:
+            return f"expected an IP address or prefix such as 10.0.0.0/8, got {text!r}"
+    return ""
+
+
+def _each(record: Record, key: str, problem: Callable[[str], str]) -> None:
+    for text, report in record.texts(key):
+        if sentence := problem(text):
+            report(sentence)
+
+
+def _regex(record: Record, key: str) -> re.Pattern[str] | None:
+    text = record.get(key)
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        record.problem(f"the regular expression {text!r} does not compile: {error}", key)
+        return None
+
+
+def _domain(text: str) -> str:
+    return "" if TRUST_DOMAIN.fullmatch(text) else f"a trust domain holds lower-case letters, digits, '.', '-' and '_' only, got {text!r}"
+
+
+def _alpn(text: str) -> str:
+    return "" if text in HTTP_ALPN else f"only {listing(HTTP_ALPN)} can be spoken here, got {text!r}"
+
+
+# -- one function for each struct ------------------------------------------------------------------------------------------------------------
+
+
+def plugin_ref(record: Record) -> None:
+    """The kind exists and may stand in this place."""
+    kind = record.get("kind")
+    if kind is None:
+        return
+    if kind not in KINDS:
+        record.problem(f"there is no kind {kind!r}; the kinds are {listing(KINDS)}", "kind", did_you_mean(kind, KINDS))
+        return
+    places = PLACES.get((record.parent.cls.__name__, record.field)) if record.parent is not None else None
+    if places is not None and kind not in places:
+        record.problem(f"a plugin of the kind {kind!r} cannot stand in `{record.field}`; expected {' or '.join(places)}", "kind")
+    if record.cls is FilterOverride and not record.has("config") and record.get("disabled") is not True and not ({"config", "disabled"} & set(record.keys)):
+        record.problem("expected `disabled: true` or another `config`")
+
+
+def value_match(record: Record) -> None:
+    """A regular expression compiles."""
+    _regex(record, "regex")
+
+
+def route_match(record: Record) -> None:
+    """Paths start with "/" and hold no query; methods are tokens in their own case; header names are names."""
+    for key in ("path", "prefix", "segment_prefix"):
+        text = record.get(key)
+        if text is None:
+            continue
+        if not text.startswith("/") and not (key == "path" and text == "*"):
+            record.problem(f"expected a path that starts with '/', got {text!r}", key)
+        if "?" in text or "#" in text:
+            record.problem("the query is not part of the path; test it under `query`", key)
+        if key == "segment_prefix" and len(text) > 1 and text.endswith("/"):
+            record.problem(f"write it without the '/' at its end: {text.rstrip('/')!r}", key)
+    _regex(record, "regex")
+    _each(record, "methods", _method)
+    for index, header in enumerate(record.get("headers", ())):
+        if _TOKEN.fullmatch(header.name) is None:
+            record.problem(f"not a field name: {header.name!r} (item {index})", "headers")
+
+
+def _method(text: str) -> str:
+    if _TOKEN.fullmatch(text) is None:
+        return f"not a method: {text!r}"
+    return f"methods are compared in their own case; write {text.upper()!r}" if text.upper() in METHODS and text not in METHODS else ""
+
+
+def header_ops(record: Record) -> None:
+    """Names and values are what HTTP allows, and none of them frames the message."""
+    for text, report in record.texts("remove"):
+        _field(text, "", report)
+    for key in ("set", "add"):
+        for name, value, report in record.pairs(key):
+            _field(name, value, report)
+
+
+def _field(name: str, value: str, report: Report) -> None:
+    try:
+        field(name.encode("latin-1"), value.encode("utf-8"))
+    except (ValueError, UnicodeEncodeError):
+        report(f"not a field name: {name!r}" if _TOKEN.fullmatch(name) is None else f"not a value for the field {name}: {value!r}")
+        return
+    if name.lower() in FRAMING_FIELDS:
+        report(f"the field {name!r} belongs to the connection and cannot be edited")
+    elif name.lower() == "host":
+        report("the authority is changed with `rewrite: {host: ...}`")
+
+
+def rewrite(record: Record) -> None:
+    """`regex` and `substitution` come together and fit each other; paths start with "/"; hosts are hosts; something is rewritten."""
+    pattern = _regex(record, "regex")
+    if record.has("regex") != record.has("substitution"):
+        record.problem("`regex` and `substitution` belong together")
+    elif pattern is not None and isinstance(record.get("substitution"), str):
+        try:
+            pattern.sub(record.get("substitution"), "")
+        except (re.error, IndexError) as error:
+            record.problem(f"the substitution does not fit the regular expression: {error}", "substitution")
+    _absolute(record, "prefix")
+    _authority(record, "host")
+    if not record.keys:
+        record.problem("nothing is rewritten; expected prefix, regex with substitution, or host")
+
+
+def _absolute(record: Record, key: str) -> None:
+    text = record.get(key)
+    if text is not None and not text.startswith("/"):
+        record.problem(f"expected a path that starts with '/', got {text!r}", key)
+
+
+def _authority(record: Record, key: str) -> None:
+    text = record.get(key)
+    if text is not None and (sentence := host_problem(text, port=True)):
+        record.problem(sentence, key)
+
+
+def redirect(record: Record) -> None:
+    """Something differs from the request, or the client would come back for ever."""
+    _absolute(record, "path")
+    _absolute(record, "prefix")
+    if record.get("host") is not None and (sentence := host_problem(record.get("host"))):
+        record.problem(sentence, "host")
+    if not any(record.has(key) for key in ("scheme", "host", "port", "path", "prefix")) and not record.get("strip_query"):
+        record.problem("the redirect changes nothing, so the client would come back for ever")
+
+
+def direct_response(record: Record) -> None:
+    """204 and 304 have no body (RFC 9110, sections 15.3.5 and 15.4.5)."""
+    if record.get("status") in (204, 205, 304) and record.get("body"):
+        record.problem(f"a response with status {record.get('status')} has no body", "body")
+    content_type = record.get("content_type")
+    if content_type is not None:
+        _field("content-type", content_type, lambda message: record.problem(message, "content_type"))
+
+
+def route(record: Record) -> None:
+    """Shares sum to more than zero; what works on the matched prefix has one; edits of the request go with an action that sends it on."""
+    shares = record.get("weighted_clusters", ())
+    if shares and not sum(share.weight for share in shares):
+        record.problem("the weights sum to zero, so no cluster would be taken", "weighted_clusters")
+    match, change, away = record.get("match"), record.get("rewrite"), record.get("redirect")
+    if match is not None and match.regex is not None:
+        for key, value in (("rewrite", change), ("redirect", away)):
+            if value is not None and value.prefix is not None:
+                record.problem("`prefix` replaces what the route's path or prefix matched, but this route matches by `regex`; rewrite by regex", key)
+    if record.has("redirect") or record.has("direct_response"):
+        for key in ("rewrite", "request_headers"):
+            if record.has(key):
+                record.problem(f"`{key}` works on a request that is sent on; this route answers by itself", key)
+
+
+def virtual_host(record: Record) -> None:
+    """Domains are patterns."""
+    _each(record, "domains", pattern_problem)
+    if "domains" in record.keys and record.get("domains") == ():
+        record.problem("expected at least one domain", "domains")
+
+
+def downstream_tls(record: Record) -> None:
+    """Trust domains are names; only spoken protocols are offered."""
+    _each(record, "trust_domains", _domain)
+    if record.parent is not None and record.parent.has("http"):
+        _each(record, "alpn", _alpn)
+
+
+def upstream_tls(record: Record) -> None:
+    """Identities are SPIFFE IDs; names are host names; only spoken protocols are offered."""
+    _each(record, "identities", spiffe_problem)
+    _each(record, "trust_domains", _domain)
+    _each(record, "hostname", host_problem)
+    _each(record, "server_name", host_problem)
+    _each(record, "alpn", _alpn)
+    if record.has("hostname") and record.has("trust_domains"):
+        record.problem("`trust_domains` are for workloads, `hostname` is for ordinary servers; expected one of them", "trust_domains")
+
+
+def chain_match(record: Record) -> None:
+    """Ports, prefixes and names can be met by a connection."""
+    port = record.get("destination_port")
+    if port is not None and not 1 <= port <= 65535:
+        record.problem(f"expected a port from 1 to 65535, got {port}", "destination_port")
+    _each(record, "destination_prefixes", prefix_problem)
+    _each(record, "source_prefixes", prefix_problem)
+    _each(record, "server_names", pattern_problem)
+
+
+def filter_chain(record: Record) -> None:
+    """What is matched and what is spoken do not contradict each other."""
+    match = record.get("match")
+    if match is None:
+        return
+    if record.has("tls") and match.transport_protocol == "raw":
+        record.problem("this chain takes connections without TLS, so its `tls` would never be used", "tls")
+    if not record.has("tls") and record.has("http") and match.transport_protocol == "tls":
+        record.problem("this chain takes TLS connections, and HTTP cannot be read from them without `tls`", "http")
+
+
+def http_limits(record: Record) -> None:
+    """Sizes and counts are always limited."""
+    for key in ("head_bytes", "pipeline_bytes", "watermark_bytes"):
+        size = record.get(key)
+        if size is not None and size < MIN_LIMIT_BYTES:
+            record.problem(f"expected at least {MIN_LIMIT_BYTES} octets, got {size}", key)
+    if record.get("head_fields") == 0:
+        record.problem("expected at least 1, got 0", "head_fields")
+
+
+def http_manager(record: Record) -> None:
+    """Upgrades are protocol names."""
+    _each(
+        record,
+        "upgrades",
+        lambda text: "" if _TOKEN.fullmatch(text.replace("/", "")) and text == text.lower() else f"expected a protocol's name in lower case, got {text!r}",
+    )
+
+
+def listener(record: Record) -> None:
+    """The address can be bound; there is a chain, and no two chains take the same."""
+    address = record.get("address")
+    if address is not None and not (address.is_ip or address.is_unix or address.host == "localhost"):
+        record.problem(f"expected an IP address to listen on, got the name {address.host!r}", "address")
+    chains = record.get("filter_chains")
+    if chains is None:
+        return
+    if not chains:
+        record.problem("expected at least one filter chain", "filter_chains")
+    matches = [chain.match for chain in chains]
+    for index, match in enumerate(matches):
+        if match in matches[:index]:
+            record.problem(f"chain {index} matches the same as chain {matches.index(match)}, so it would never be taken", "filter_chains")
+
+
+def endpoint(record: Record) -> None:
+    """An address that can be connected to."""
+    address = record.get("address")
+    if address is None or address.is_unix:
+        return
+    if address.port == 0:
+        record.problem("nothing can be connected to at port 0", "address")
+    if not address.is_ip and (sentence := host_problem(address.host)):
+        record.problem(sentence, "address")
+
+
+def cluster(record: Record) -> None:
+    """Limits are limits; the local address is one."""
+    http_limits(record)
+    bind = record.get("bind_address")
+    if bind is not None:
+        try:
+            ipaddress.ip_address(bind)
+        except ValueError:
+            record.problem(f"expected an IP address without port, got {bind!r}", "bind_address")
+
+
+def node(record: Record) -> None:
+    """The names can stand in a SPIFFE ID."""
+    for key in ("service", "namespace"):
+        _each(
+            record,
+            key,
+            lambda text: (
+                "" if SPIFFE_SEGMENT.fullmatch(text) else f"expected letters, digits, '.', '-' and '_' only (it becomes part of a SPIFFE ID), got {text!r}"
+            ),
+        )
+    _each(record, "trust_domain", _domain)
+
+
+def _alternatives(record: Record) -> None:
+    """The two tables above."""
+    keys = EXACTLY_ONE.get(record.cls, ())
+    written = [key for key in keys if record.has(key)]
+    if keys and len(written) != 1:
+        record.problem(f"expected exactly one of {listing(keys)}, got {listing(written)}")
+    written = [key for key in AT_MOST_ONE.get(record.cls, ()) if record.has(key)]
+    if len(written) > 1:
+        record.problem(f"expected only one of {listing(written)}")
+
+
+_OWN: dict[type, Check] = {
+    PluginRef: plugin_ref,
+    FilterOverride: plugin_ref,
+    ValueMatch: value_match,
+    RouteMatch: route_match,
+    HeaderOps: header_ops,
+    Rewrite: rewrite,
+    Redirect: redirect,
+    DirectResponse: direct_response,
+    Route: route,
+    VirtualHost: virtual_host,
+    DownstreamTLS: downstream_tls,
+    UpstreamTLS: upstream_tls,
+    ChainMatch: chain_match,
+    FilterChain: filter_chain,
+    HTTPLimits: http_limits,
+    HTTPManager: http_manager,
+    Listener: listener,
+    Endpoint: endpoint,
+    Cluster: cluster,
+    Node: node,
+}
+
+
+def _with_alternatives(own: Check) -> Check:
+    def check(record: Record) -> None:
+        _alternatives(record)
+        own(record)
+
+    return check
+
+
+CHECKS: dict[type, Check] = {cls: _with_alternatives(own) for cls, own in _OWN.items()}

@@ -1,0 +1,162 @@
+"""What must hold between the parts of a configuration: names are unique and known, addresses are free, overrides meet a filter.
+
+It reads the records of the walk, so that a cluster that is wrong in itself still counts as named, and nobody is told of a consequence instead of the cause.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from sidecar.address import Address
+from sidecar.config.convert import Conversion, Record
+from sidecar.config.suggest import did_you_mean, listing
+from sidecar.model import (
+    Admin,
+    Certificate,
+    Cluster,
+    Config,
+    DownstreamTLS,
+    FilterOverride,
+    HTTPManager,
+    Listener,
+    PluginRef,
+    Route,
+    RouteTable,
+    TCPProxy,
+    UpstreamTLS,
+    VirtualHost,
+    WeightedCluster,
+)
+
+# (struct, key) -> (what it names, in words)
+REFERENCES: dict[tuple[type, str], tuple[type, str]] = {
+    (Route, "cluster"): (Cluster, "cluster"),
+    (WeightedCluster, "cluster"): (Cluster, "cluster"),
+    (TCPProxy, "cluster"): (Cluster, "cluster"),
+    (HTTPManager, "routes"): (RouteTable, "route table"),
+    (DownstreamTLS, "certificate"): (Certificate, "certificate"),
+    (DownstreamTLS, "trust"): (Certificate, "certificate"),
+    (UpstreamTLS, "certificate"): (Certificate, "certificate"),
+    (UpstreamTLS, "trust"): (Certificate, "certificate"),
+}
+
+
+def check_references(conversion: Conversion) -> None:
+    """Report everything that is wrong between the structs that `conversion` met."""
+    _names(conversion)
+    _references(conversion)
+    _domains(conversion)
+    _addresses(conversion)
+    _overrides(conversion)
+
+
+def _of(conversion: Conversion, cls: type) -> Iterator[Record]:
+    return (record for record in conversion.records if record.cls is cls)
+
+
+def _place(record: Record, key: str) -> str:
+    mark = record.keys[key].start_mark
+    return f"line {mark.line + 1}"
+
+
+def _top_level(conversion: Conversion, cls: type) -> Iterator[Record]:
+    """The named objects of the file itself; inline route tables are nobody else's."""
+    return (record for record in _of(conversion, cls) if record.parent is not None and record.parent.cls is Config)
+
+
+def _unique(records: Iterator[Record], what: str) -> None:
+    first: dict[str, Record] = {}
+    for record in records:
+        name = record.get("name")
+        if name is None:
+            continue
+        other = first.setdefault(name, record)
+        if other is not record:
+            record.problem(f"there is another {what} named {name!r} in {_place(other, 'name')}", "name")
+
+
+def _names(conversion: Conversion) -> None:
+    for cls, what in ((Listener, "listener"), (RouteTable, "route table"), (Cluster, "cluster"), (Certificate, "certificate")):
+        _unique(_top_level(conversion, cls), what)
+    for table in _of(conversion, RouteTable):
+        _unique((record for record in _of(conversion, VirtualHost) if record.parent is table), "virtual host")
+
+
+def _references(conversion: Conversion) -> None:
+    known: dict[type, set[str]] = {}
+    for cls in {target for target, _ in REFERENCES.values()}:
+        known[cls] = {name for record in _top_level(conversion, cls) if (name := record.get("name")) is not None}
+    for record in conversion.records:
+        for (cls, key), (target, what) in REFERENCES.items():
+            name = record.get(key) if record.cls is cls else None
+            if isinstance(name, str) and name not in known[target]:
+                record.problem(f"there is no {what} named {name!r}; known: {listing(known[target])}", key, did_you_mean(name, known[target]))
+
+
+def _domains(conversion: Conversion) -> None:
+    for table in _of(conversion, RouteTable):
+        taken: dict[str, str] = {}
+        for host in _of(conversion, VirtualHost):
+            if host.parent is not table:
+                continue
+            name = str(host.get("name", "?"))
+            domains: list[tuple[str, Callable[[str], None]]] = list(host.texts("domains")) if "domains" in host.keys else [("*", host.problem)]
+            for domain, report in domains:
+                other = taken.setdefault(domain.lower(), name)
+                if other != name:
+                    report(f"the domain {domain!r} already belongs to the virtual host {other!r}")
+                elif sum(each.lower() == domain.lower() for each, _ in domains) > 1:
+                    report(f"the domain {domain!r} stands here more than once")
+
+
+def _overlap(one: Address, two: Address) -> bool:
+    """Would the second of these fail to bind? A wildcard takes the port for every address of its family."""
+    if one.is_unix or two.is_unix:
+        return one == two
+    if one.port != two.port or one.port == 0:
+        return False
+    hosts = ["127.0.0.1" if each.host == "localhost" else each.host for each in (one, two)]
+    try:
+        first, second = map(ipaddress.ip_address, hosts)
+    except ValueError:
+        return hosts[0] == hosts[1]
+    return first.version == second.version and (first == second or first.is_unspecified or second.is_unspecified)
+
+
+def _addresses(conversion: Conversion) -> None:
+    taken: list[tuple[Address, str]] = []
+    root = next(_of(conversion, Config), None)
+    if root is not None and "admin" not in root.keys:
+        taken.append((Admin().address, "the admin pages (their default; write `admin:` to move them)"))
+    records = [record for record in conversion.records if record.cls in (Listener, Admin)]
+    for record in records:
+        address = record.get("address")
+        if address is None:
+            continue
+        for other, who in taken:
+            if _overlap(address, other):
+                record.problem(f"the address {address} is already taken by {who}" + ("" if address == other else f" with {other}"), "address")
+                break
+        name = f"the listener {record.get('name', '?')!r}" if record.cls is Listener else "the admin pages"
+        taken.append((address, f"{name} in {_place(record, 'address')}"))
+
+
+def _overrides(conversion: Conversion) -> None:
+    for record in _of(conversion, FilterOverride):
+        kind, name = record.get("kind"), record.get("name")
+        table = record
+        while table.parent is not None and table.cls is not RouteTable:
+            table = table.parent
+        if kind is None or name is None or table.cls is not RouteTable:
+            continue
+        if table.parent is not None and table.parent.cls is HTTPManager:
+            users = [table.parent]
+        else:
+            users = [each for each in _of(conversion, HTTPManager) if each.get("routes") == table.get("name")]
+        filters = [each for each in _of(conversion, PluginRef) if each.parent in users and each.field == "http_filters"]
+        if users and not any((each.get("kind"), each.get("name")) == (kind, name) for each in filters):
+            names = {str(each.get("name")) for each in filters if each.get("kind") == kind}
+            record.problem(
+                f"the listener has no {kind} named {name!r} among its `http_filters`; of this kind: {listing(names)}", "name", did_you_mean(name, names)
+            )

@@ -1,0 +1,156 @@
+"""The short form of a configuration file: what most sidecars need, said once. `sidecar.config.expansion` turns it into the full form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from sidecar.address import Address
+from sidecar.config.checks import CHECKS, PLACES, node, plugin_ref
+from sidecar.config.convert import Check, Record
+from sidecar.config.suggest import listing
+from sidecar.model import DRAIN_SECONDS, Admin, Certificate, Cluster, Duration, Endpoint, Listener, Name, PluginRef, PoolLimits, RouteTable
+
+# Kinds under `extensions`, and what becomes of them. The others stand where they are used: `balancer` of a service, `source` of the identity.
+LISTED_KINDS = ("connection-filter", "authenticator", "authorizer", "rate-limiter", "filter", "access-log", "tracer", "span-exporter")
+SHORT_KEYS = {"service", "namespace", "trust_domain", "identity", "inbound", "outbound", "extensions", "access_log", "tracing"}
+
+Mode = Literal["strict", "permissive", "disabled"]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Identity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where our certificate comes from: a directory with cert.pem, key.pem and ca.pem; or the three files; or another certificate source."""
+
+    directory: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    trust: str | None = None
+    source: PluginRef | None = None
+
+
+class Inbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes in for the application. `app`: its address or addresses. `mtls`: strict (a verified peer or nothing), permissive (both, told apart by the
+    first bytes) or disabled. `timeout`: of a whole exchange; `idle_timeout`: of a silent one."""
+
+    listen: Address
+    app: Address | tuple[Address, ...]
+    mtls: Mode = "strict"
+    timeout: Duration | None = None
+    idle_timeout: Duration | None = None
+    upgrades: tuple[str, ...] | None = None
+    pool: PoolLimits | None = None
+
+
+class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A service that the application calls. `identity`: the SPIFFE IDs its endpoints may have, by default the one that its name gives in our namespace.
+    `hosts`: the names that the application calls it by. `balancer`: the name of a balancer, or one with its configuration."""
+
+    endpoints: tuple[Endpoint, ...]
+    mtls: bool = True
+    identity: str | tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = None
+    timeout: Duration | None = None
+    idle_timeout: Duration | None = None
+    connect_timeout: Duration | None = None
+    balancer: str | PluginRef | None = None
+    pool: PoolLimits | None = None
+
+
+class Outbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the application calls, by name."""
+
+    listen: Address
+    services: dict[Name, Service] = {}
+    upgrades: tuple[str, ...] | None = None
+
+
+class Use(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A plugin in use, on one side or both."""
+
+    kind: Name
+    name: Name
+    config: Any = None
+    fail_open: bool = False
+    direction: Literal["inbound", "outbound", "both"] = "inbound"
+
+
+class TracingShort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`sample`: the share of new traces that is kept. `file`: write spans there as JSON lines ("-": standard output)."""
+
+    sample: Fraction = 1.0
+    file: str | None = None
+    tracer: PluginRef | None = None
+    exporters: tuple[PluginRef, ...] = ()
+
+
+class ShortForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The short form. `listeners`, `route_tables`, `clusters` and `certificates` are as in the full form and stand beside what is made of the rest."""
+
+    service: Name
+    namespace: Name = "default"
+    trust_domain: Name = "cluster.local"
+    identity: Identity | None = None
+    inbound: Inbound | None = None
+    outbound: Outbound | None = None
+    extensions: tuple[Use, ...] = ()
+    access_log: bool | str | PluginRef | tuple[PluginRef, ...] = True
+    tracing: bool | Literal["off"] | TracingShort = True
+    admin: Admin | None = field(default_factory=Admin)
+    drain_time: Duration = DRAIN_SECONDS
+    listeners: tuple[Listener, ...] = ()
+    route_tables: tuple[RouteTable, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+
+
+def identity(record: Record) -> None:
+    """One of the three ways, and that one whole."""
+    files = [key for key in ("certificate", "key", "trust") if record.has(key)]
+    ways = [key for key in ("directory", "source") if record.has(key)] + (["certificate, key and trust"] if files else [])
+    if len(ways) != 1:
+        record.problem(f"expected exactly one of directory, source, or certificate, key and trust; got {listing(ways)}")
+    elif files and len(files) < 3:
+        record.problem(f"certificate, key and trust belong together; missing: {listing({'certificate', 'key', 'trust'} - set(files))}")
+
+
+def service(record: Record) -> None:
+    """Identities are asked for only of a peer that has one."""
+    if record.get("mtls") is False and record.has("identity"):
+        record.problem("without `mtls` the service shows no identity", "identity")
+
+
+def use(record: Record) -> None:
+    """The kind can be listed, and the side exists."""
+    plugin_ref(record)
+    kind = record.get("kind")
+    if kind is not None and kind not in LISTED_KINDS:
+        record.problem(f"a plugin of the kind {kind!r} cannot be listed here; expected {listing(LISTED_KINDS)}", "kind")
+    root = record.parent
+    if root is None:
+        return
+    for side in ("inbound", "outbound"):
+        if record.get("direction", "inbound") in (side, "both") and side not in root.keys:
+            record.problem(f"this plugin is for {side} traffic, and the file has no `{side}`", "direction")
+
+
+def short_form(record: Record) -> None:
+    """The names can stand in a SPIFFE ID; something is carried."""
+    node(record)
+    if not any(record.has(key) for key in ("inbound", "outbound", "listeners")):
+        record.problem("nothing is carried; expected inbound, outbound or listeners")
+
+
+SHORT_CHECKS: dict[type, Check] = {**CHECKS, Identity: identity, Service: service, Use: use, ShortForm: short_form}
+
+# Where plugins stand in the short form (beside `extensions`).
+SHORT_PLACES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("Identity", "source"): ("certificate-source",),
+    ("Service", "balancer"): ("balancer",),
+    ("TracingShort", "tracer"): ("tracer",),
+    ("TracingShort", "exporters"): ("span-exporter",),
+    ("ShortForm", "access_log"): ("access-log",),
+    ("ShortForm", "extensions"): LISTED_KINDS,
+}
+PLACES.update(SHORT_PLACES)

@@ -1,0 +1,76 @@
+"""What the sidecar registers with Twisted, and its own plugins: names only, so that looking at this file imports nothing heavy."""
+
+from __future__ import annotations
+
+from twisted.application.reactors import Reactor
+from twisted.application.service import ServiceMaker
+
+from sidecar.extension import Extension
+
+# -- what twistd sees ------------------------------------------------------------------------------------------------------------------------
+
+service = ServiceMaker("sidecar", "sidecar.tap", "a service-mesh sidecar: mutual TLS, routing, policy and telemetry beside an application", "sidecar")
+reactor = Reactor("sidecar", "sidecar.transport.reactor", "epoll(7) with a short way to the sidecar's own transports; `twistd sidecar` picks it by itself")
+
+# -- the built-in plugins, declared in the way that everybody else's are ---------------------------------------------------------------------
+
+address_list = Extension(
+    kind="connection-filter",
+    name="address-list",
+    target="sidecar.filters.address_list.AddressList",
+    summary="allows or refuses connections by the peer's address",
+)
+mtls = Extension(
+    kind="authenticator",
+    name="mtls",
+    target="sidecar.filters.mtls.MTLSPrincipal",
+    summary="takes the verified SPIFFE ID of the peer's certificate as the caller's name",
+)
+rules = Extension(
+    kind="authorizer",
+    name="rules",
+    target="sidecar.filters.rules.Rules",
+    summary="allows or denies by principal, method and path",
+)
+token_bucket = Extension(
+    kind="rate-limiter",
+    name="token-bucket",
+    target="sidecar.filters.token_bucket.TokenBucketLimiter",
+    summary="limits requests per second in this process, for each caller or for all",
+)
+headers = Extension(
+    kind="filter",
+    name="headers",
+    target="sidecar.filters.header_edits.HeaderEdits",
+    summary="sets, adds and removes header fields of requests and responses",
+)
+w3c = Extension(
+    kind="tracer",
+    name="w3c",
+    target="sidecar.filters.w3c.W3CTracer",
+    summary="W3C trace context (traceparent, tracestate): a server and a client span for each exchange",
+)
+json_spans = Extension(
+    kind="span-exporter",
+    name="json",
+    target="sidecar.export.spans.JSONSpans",
+    summary="writes spans as JSON lines to a file or to standard output",
+)
+json_lines = Extension(
+    kind="access-log",
+    name="json",
+    target="sidecar.export.access_log.JSONLines",
+    summary="writes a JSON line for each exchange to a file or to standard output",
+)
+pem_files = Extension(
+    kind="certificate-source",
+    name="pem-files",
+    target="sidecar.identity.pem_files.PEMFiles",
+    summary="reads certificate, key and trusted authorities from PEM files and watches them",
+)
+round_robin = Extension(
+    kind="balancer",
+    name="round-robin",
+    target="sidecar.cluster.round_robin.RoundRobin",
+    summary="takes the endpoints in turn, by weight",
+)
