@@ -239,6 +239,11 @@ class IDownstreamStream(Interface):
     def reset(error: object) -> None:
         """Give up: what was sent so far is flushed, then the connection closes (HTTP/1) or the stream is reset (HTTP/2)."""
 
+    def release() -> None:
+        """The exchange is over and its record written: the connection may go on with the next request, or close."""
+
+    timer = Attribute("Timer of the transport's wheel, lent to the exchange: when it fires the stream calls `timed_out`")
+
     def pause_request() -> None:
         """No more `request_data` after what is already being delivered, until `resume_request`."""
 
@@ -289,6 +294,12 @@ class IStreamOwner(Interface):
 
     def downstream_lost(error: object) -> None:
         """From downstream: the client is gone or broke the rules. No call to the downstream stream may follow."""
+
+    def timed_out() -> None:
+        """From downstream: the timer lent to the exchange fired."""
+
+    def flush_request() -> None:
+        """From downstream: the batch that was read is delivered; write what it produced."""
 
     def downstream_congested() -> None:
         """From downstream: our writes to the client pile up above the high watermark."""

@@ -24,7 +24,7 @@ Origin = Annotated[str, Meta(extra={"internal": True})]
 
 # Envoy's defaults where Envoy has them; each can be configured where it is used.
 CONNECT_TIMEOUT_SECONDS = 5.0  # Envoy: cluster.connect_timeout
-ROUTE_TIMEOUT_SECONDS = 15.0  # Envoy: route.timeout; off for upgrades
+ROUTE_TIMEOUT_SECONDS = 15.0  # Envoy: route.timeout; off for tunnels, and where unset it ends with the response's head
 STREAM_IDLE_TIMEOUT_SECONDS = 300.0  # Envoy: stream_idle_timeout; a stream on which nothing moves for this long is an error
 DOWNSTREAM_IDLE_TIMEOUT_SECONDS = 3600.0  # Envoy: common_http_protocol_options.idle_timeout
 HEAD_TIMEOUT_SECONDS = 60.0  # slowloris: a head that is begun is finished within this time (Apache and HAProxy users set 5-60 s)
@@ -142,7 +142,8 @@ class FilterOverride(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Match and action: exactly one of `cluster`, `weighted_clusters`, `redirect`, `direct_response`.
 
-    `timeout`: from the complete request to the complete response (0: none). `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's).
+    `timeout`: from the complete request to the complete response, as in Envoy (0: none); unset: 15 s until the response begins and none for its body, so that a long
+    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's).
     """
 
     name: str = ""
@@ -152,7 +153,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     redirect: Redirect | None = None
     direct_response: DirectResponse | None = None
     rewrite: Rewrite | None = None
-    timeout: Duration = ROUTE_TIMEOUT_SECONDS
+    timeout: Duration | None = None
     idle_timeout: Duration | None = None
     request_headers: HeaderOps | None = None
     response_headers: HeaderOps | None = None

@@ -1,0 +1,61 @@
+"""What the admin pages show. Each is made when it is asked for, from plain numbers that the path keeps anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sidecar as package
+from sidecar.admin.server import Answer, Page
+from sidecar.config.render import dump
+
+
+def make_pages(sidecar: Any) -> dict[bytes, Page]:
+    """The pages of a running `assembly.Sidecar`."""
+    return {
+        b"/healthz/live": Page(lambda query: Answer(b"alive\n"), "200 while the process serves its event loop"),
+        b"/healthz/ready": Page(lambda query: _ready(sidecar), "200 when listeners are open, 503 while starting or draining"),
+        b"/config_dump": Page(lambda query: Answer.json(dump(sidecar.config)), "the configuration in use, without secrets"),
+        b"/clusters": Page(lambda query: Answer.json([connector.snapshot() for connector in sidecar.connectors.values()]), "clusters, endpoints, connections, counters"),
+        b"/listeners": Page(lambda query: Answer.json(_listeners(sidecar)), "listeners, connections, counters"),
+        b"/certs": Page(lambda query: Answer.json(sidecar.keyring.snapshot()), "certificates in use, validity, refused replacements"),
+        b"/server_info": Page(lambda query: Answer.json(_server_info(sidecar)), "version, state, uptime, who this sidecar is"),
+        b"/stats/prometheus": Page(lambda query: Answer(sidecar.registry.text(), b"text/plain; version=0.0.4; charset=utf-8"), "metrics in Prometheus' text format"),
+        b"/drain": Page(lambda query: _drain(sidecar), "stop accepting and let connections end; the process stays until it is told to stop", changes=True),
+    }
+
+
+def _ready(sidecar: Any) -> Answer:
+    return Answer(b"ready\n") if sidecar.state == "ready" else Answer(f"{sidecar.state}\n".encode(), status=503)
+
+
+def _listeners(sidecar: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": listener.name,
+            "direction": listener.listener.direction,
+            "address": str(listener.address),
+            "accepting": listener.port is not None,
+            "connections": listener.active,
+            "filter_chains": [candidate.chain.name for candidate in listener.candidates],
+            **listener.counters,
+        }
+        for listener in sidecar.listeners
+    ]
+
+
+def _server_info(sidecar: Any) -> dict[str, Any]:
+    node = sidecar.config.node
+    return {
+        "version": package.__version__,
+        "state": sidecar.state,
+        "uptime_seconds": round(sidecar.reactor.seconds() - sidecar.started_at, 3),
+        "service": node.service,
+        "namespace": node.namespace,
+        "trust_domain": node.trust_domain,
+        "reactor": type(sidecar.reactor).__name__,
+    }
+
+
+def _drain(sidecar: Any) -> Answer:
+    sidecar.drain()
+    return Answer(b"draining\n")

@@ -1,0 +1,157 @@
+"""The admin address: a handful of pages over the same HTTP/1.1 connections that carry traffic, each request answered at once.
+
+What changes something is POST only, and refused when a browser says that another site asked for it: an admin port on loopback must not be driven by a web page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import msgspec
+from twisted.logger import Logger
+
+from sidecar.address import Address
+from sidecar.downstream.h1 import H1ServerConnection
+from sidecar.errors import SidecarError
+from sidecar.headers import Headers
+from sidecar.message import RequestHead, ResponseHead
+from sidecar.model import HTTPLimits
+from sidecar.proxy import replies
+
+_log = Logger(namespace="sidecar.admin")
+# Nobody needs more at once on this page; a scraper that leaks connections must not eat descriptors meant for traffic.
+ADMIN_CONNECTIONS = 200
+
+
+@attrs.frozen
+class Answer:
+    """What a page answers."""
+
+    body: bytes
+    content_type: bytes = b"text/plain; charset=utf-8"
+    status: int = 200
+
+    @classmethod
+    def json(cls, value: object, status: int = 200) -> Answer:
+        """`value` as indented JSON."""
+        return cls(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n", b"application/json", status)
+
+
+@attrs.frozen
+class Page:
+    """`answer(query)` makes the page; `changes`: it does something, so only POST may ask for it."""
+
+    answer: Callable[[bytes], Answer]
+    summary: str
+    changes: bool = False
+
+
+class AdminServer:
+    """Serves `pages` (path -> Page) at an address. `wheel` and `seconds` as for any listener."""
+
+    draining = False
+
+    def __init__(self, pages: Mapping[bytes, Page], wheel: Any, seconds: Callable[[], float]) -> None:
+        self.pages = dict(pages)
+        self.pages.setdefault(b"/", Page(self._index, "this list"))
+        self.wheel = wheel
+        self.seconds = seconds
+        self.port: Any = None
+        self._limits = HTTPLimits(idle_timeout=60.0, head_timeout=10.0)
+        self._connections: set[Any] = set()
+
+    def start(self, address: Address, listen: Callable[[Address, Callable[[Any], Any], int], Any]) -> None:
+        """Open the port. Raises `OSError`."""
+        self.port = listen(address, self._build, 64)
+        if not address.is_loopback:
+            _log.warn("the admin pages at {address} can be reached from other hosts; they are meant for loopback", address=self.port.address)
+
+    def stop(self) -> Any:
+        """Close the port and every connection."""
+        port, self.port = self.port, None
+        for connection in list(self._connections):
+            connection.transport.abortConnection()
+        return None if port is None else port.stop()
+
+    def _build(self, peer: Any) -> Any:
+        if len(self._connections) >= ADMIN_CONNECTIONS:
+            return None
+        connection = H1ServerConnection(self, self._limits, self._begin, self._refuse, self._connections.discard, b"http", allow_half_close=True)
+        self._connections.add(connection)
+        return connection
+
+    def _begin(self, head: RequestHead, connection: Any, now: float) -> Any:
+        return _Visit(self, head, connection)
+
+    def _refuse(self, connection: Any, error: SidecarError, now: float) -> tuple[ResponseHead, bytes]:
+        return replies.error_reply(error)
+
+    def answer(self, head: RequestHead) -> tuple[ResponseHead, bytes]:
+        """The reply to one request."""
+        path, _, query = head.path.partition(b"?")
+        page = self.pages.get(path.rstrip(b"/") or b"/")
+        if page is None:
+            return replies.text_reply(404, b"text/plain; charset=utf-8", b"no such page; / lists them\n", head)
+        allowed = (b"POST",) if page.changes else (b"GET", b"HEAD")
+        if head.method not in allowed:
+            return replies.text_reply(405, b"text/plain; charset=utf-8", b"use " + allowed[0] + b"\n", head, Headers.of([(b"Allow", b", ".join(allowed))]))
+        if page.changes and (head.headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") or b"origin" in head.headers):
+            return replies.text_reply(403, b"text/plain; charset=utf-8", b"a web page may not do this\n", head)
+        try:
+            made = page.answer(query)
+        except Exception:
+            _log.failure("the admin page {path} failed", path=path)
+            made = Answer(b"the page failed; see the log\n", status=500)
+        return replies.text_reply(made.status, made.content_type, made.body, head, Headers.of([(b"Cache-Control", b"no-store"), (b"X-Content-Type-Options", b"nosniff")]))
+
+    def _index(self, query: bytes) -> Answer:
+        lines = [f"{path.decode():24} {'POST  ' if page.changes else ''}{page.summary}" for path, page in sorted(self.pages.items())]
+        return Answer(("\n".join(lines) + "\n").encode())
+
+
+class _Visit:
+    """One admin request, in the place of an exchange: it ends as soon as it starts."""
+
+    __slots__ = ("_connection", "_head", "_server", "finished", "status")
+
+    def __init__(self, server: AdminServer, head: RequestHead, connection: Any) -> None:
+        self._server = server
+        self._head = head
+        self._connection = connection
+        self.finished = False
+        self.status = 0
+
+    def start(self) -> None:
+        head, body = self._server.answer(self._head)
+        connection = self._connection
+        self.status = head.status
+        connection.send_head(head)
+        if not head.end_stream:
+            connection.send_data(body)
+            connection.send_end(None)
+        connection.flush()
+        self.finished = True
+        connection.release()
+
+    def request_data(self, chunk: bytes) -> None:
+        """Bodies are not looked at."""
+
+    def request_end(self, trailers: object) -> None:
+        """Likewise."""
+
+    def downstream_lost(self, error: SidecarError) -> None:
+        """Nothing to undo."""
+
+    def downstream_congested(self) -> None:
+        """The page is in the connection's queue already."""
+
+    def downstream_drained(self) -> None:
+        """Likewise."""
+
+    def flush_request(self) -> None:
+        """Nothing goes up."""
+
+    def timed_out(self) -> None:
+        """It is over before it could."""

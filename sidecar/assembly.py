@@ -1,0 +1,411 @@
+"""From the model to running objects, in the order in which a packet meets them: listener, filter chain, HTTP, route, chain of plugins, cluster.
+
+This is the one place where the parts are introduced to each other. Nothing here runs for a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+
+from sidecar import model
+from sidecar.address import Address
+from sidecar.admin.metrics import register_runtime_metrics
+from sidecar.admin.pages import make_pages
+from sidecar.admin.server import AdminServer
+from sidecar.context import PluginContext
+from sidecar.downstream.chain_match import Candidate
+from sidecar.downstream.h1 import H1ServerConnection
+from sidecar.downstream.listener import ChainRuntime, ListenerRuntime
+from sidecar.downstream.tcp import TCPServerConnection
+from sidecar.errors import ConfigError, Problem, SidecarError
+from sidecar.facts import ConnectionFacts
+from sidecar.identity.keyring import Keyring
+from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
+from sidecar.message import RequestHead
+from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
+from sidecar.plugins import Finder
+from sidecar.policy.descriptors import compile_descriptors
+from sidecar.proxy import replies
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.http import HTTPRuntime
+from sidecar.proxy.route import RouteRuntime
+from sidecar.proxy.steps import Account, Step, compile_chain
+from sidecar.routing.header_ops import compile_ops
+from sidecar.routing.normalize import normalize_path
+from sidecar.routing.rewrite import compile_rewrite, redirect_headers
+from sidecar.routing.table import RouteEntry, Table, compile_table
+from sidecar.routing.weights import compile_weights
+from sidecar.security import DownstreamSide, UpstreamSide
+from sidecar.telemetry.exchange_metrics import ExchangeStats
+from sidecar.telemetry.metrics import Registry
+from sidecar.transport.connector import connect
+from sidecar.transport.port import listen
+from sidecar.transport.wheel import TimerWheel
+from sidecar.upstream.pool import Connector
+from sidecar.verdicts import BodyMode
+
+_log = Logger(namespace="sidecar")
+
+
+class Sidecar:
+    """One running configuration. `start()` and `stop()` return Deferreds; `abort()` ends everything at once. `reactor` is handed to everything that needs time or sockets."""
+
+    def __init__(self, config: Config, reactor: Any, finder: Finder) -> None:
+        self.config = config
+        self.reactor = reactor
+        self.finder = finder
+        self.wheel = TimerWheel(reactor)
+        self.registry = Registry()
+        self.keyring = Keyring(reactor)
+        self.accounts: list[Account] = []
+        self.connectors: dict[str, Connector] = {}
+        self.listeners: list[ListenerRuntime] = []
+        self.https: list[HTTPRuntime] = []
+        self.admin: AdminServer | None = None
+        self.state = "starting"
+        self.started_at = reactor.seconds()
+        register_runtime_metrics(self)
+        self._plugins: dict[tuple[str, str, str], tuple[Any, Account]] = {}
+        self._stats: dict[str, ExchangeStats] = {}
+        self._started: list[Any] = []
+        self._connections = 0
+        self._drained: Deferred[None] | None = None
+
+    # -- start and stop ------------------------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Admin first (so that a start can be watched), then identity, clusters, plugins, and listeners last: they open only when the sidecar can serve."""
+        if self.config.admin is not None:
+            self.admin = AdminServer(make_pages(self), self.wheel, self.reactor.seconds)
+            self.admin.start(self.config.admin.address, self._listen)
+        self._load_certificates()
+        for cluster in self.config.clusters:
+            self.connectors[cluster.name] = self._connector(cluster)
+        listeners = [self._listener(listener) for listener in self.config.listeners]
+        for plugin, _account in self._plugins.values():
+            if IPluginLifecycle.providedBy(plugin):
+                self._started.append(plugin)
+                await maybeDeferred(plugin.start)
+        self.keyring.watch()
+        for runtime in listeners:
+            runtime.start()
+            self.listeners.append(runtime)
+            _log.info("{direction} listener {name} accepts at {address}", direction=runtime.listener.direction, name=runtime.name, address=runtime.address)
+        if self.state == "starting":
+            self.state = "ready"
+        _log.info("ready; admin pages at {address}", address="nowhere" if self.admin is None else self.admin.port.address)
+
+    async def stop(self) -> None:
+        """Drain, then end: everything in reverse."""
+        limit = self.config.drain_time
+        drained = self.drain()
+        if limit:
+            timer = self.reactor.callLater(limit, self._drain_over)
+            await drained
+            if timer.active():
+                timer.cancel()
+        self.abort()
+        for connector in self.connectors.values():
+            connector.stop()
+        self.keyring.stop()
+        for plugin in reversed(self._started):
+            try:
+                await maybeDeferred(plugin.stop)
+            except Exception:
+                _log.failure("a plugin failed to stop: {plugin!r}", plugin=plugin)
+        if self.admin is not None:
+            await maybeDeferred(self.admin.stop)
+        self.wheel.stop()
+        _log.info("stopped")
+
+    def drain(self) -> Deferred[None]:
+        """Stop accepting, let running exchanges end, close what is idle. Fires when no connection is left (or `abort` closed them). May be called again."""
+        if self._drained is None:
+            self._drained = Deferred()
+            self.state = "draining"
+            for http in self.https:
+                http.draining = True
+            _log.info("draining: {count} connections are open", count=sum(listener.active for listener in self.listeners))
+            left = set(self.listeners)
+            if not left:
+                self._drain_over()
+            for listener in list(self.listeners):
+                listener.stop_accepting()
+                listener.drain(partial(self._listener_empty, left, listener))
+        return self._drained
+
+    def _listener_empty(self, left: set[ListenerRuntime], listener: ListenerRuntime) -> None:
+        left.discard(listener)
+        if not left:
+            self._drain_over()
+
+    def _drain_over(self) -> None:
+        if self._drained is not None and not self._drained.called:
+            self._drained.callback(None)
+
+    def abort(self) -> None:
+        """Close every connection now."""
+        for listener in self.listeners:
+            listener.abort()
+        self._drain_over()
+
+    def _load_certificates(self) -> None:
+        problems = []
+        for certificate in self.config.certificates:
+            source, _account = self._plugin(certificate.source, f"certificate {certificate.name}")
+            try:
+                self.keyring.add(certificate.name, source)
+            except ValueError as error:
+                problems.append(_problem(certificate.origin, str(error)))
+        if problems:
+            raise ConfigError(problems)
+
+    # -- the listener --------------------------------------------------------------------------------------------------------------------------------
+
+    def _listener(self, listener: model.Listener) -> ListenerRuntime:
+        candidates = [
+            Candidate(chain.match, self._chain(listener, chain, f"{listener.name}[{index}]" if len(listener.filter_chains) > 1 else listener.name))
+            for index, chain in enumerate(listener.filter_chains)
+        ]
+        steps = []
+        for ref in listener.connection_filters:
+            plugin, account = self._plugin(ref, f"listener {listener.name}")
+            if IConnectionFilter.providedBy(plugin):
+                steps.append(Step(plugin.connection_accepted, account, 0, BodyMode("accept")))
+            if IHandshakeFilter.providedBy(plugin):
+                steps.append(Step(plugin.handshake_done, account, 0, BodyMode("handshake")))
+        return ListenerRuntime(listener, candidates, steps, self.wheel, self.reactor.seconds, self._listen, self._next_connection)
+
+    def _chain(self, listener: model.Listener, chain: FilterChain, name: str) -> ChainRuntime:
+        security = None
+        if chain.tls is not None:
+            try:
+                security = DownstreamSide(self.keyring.downstream_context(chain.tls, self.config.node))
+            except ValueError as error:
+                raise ConfigError([_problem(chain.origin, str(error))]) from None
+        if chain.http is not None:
+            make = self._http(listener, chain, chain.http, name)
+        else:
+            assert chain.tcp is not None
+            make = partial(TCPServerConnection, self.connectors[chain.tcp.cluster], chain.tcp.idle_timeout, self.wheel, self.reactor.seconds)
+        return ChainRuntime(name, security, make)
+
+    def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:
+        return listen(self.reactor, address, build, backlog=backlog)
+
+    def _next_connection(self) -> int:
+        self._connections += 1
+        return self._connections
+
+    # -- HTTP ----------------------------------------------------------------------------------------------------------------------------------------
+
+    def _http(self, listener: model.Listener, chain: FilterChain, settings: HTTPManager, name: str) -> Callable[[ConnectionFacts, Callable[[Any], None]], Any]:
+        http = HTTPRuntime(name, settings, self.reactor, self.wheel)
+        self.https.append(http)
+        http.normalize_path = normalize_path
+        table = self._routes(settings, name)
+        http.find_route = table.find
+        plugins = [self._plugin(ref, name) for ref in settings.http_filters]
+        for entry in table.entries:
+            entry.compiled = self._route(entry, settings, plugins, name)
+        http.access_logs = tuple(Step(plugin.log, account, 0) for plugin, account in (self._plugin(ref, name) for ref in settings.access_logs))
+        if settings.tracing is not None:
+            tracer, account = self._plugin(settings.tracing.tracer, name)
+            http.tracer = _Tracer(tracer, account)
+            http.sample = settings.tracing.sample
+            http.exporters = tuple(Step(plugin.export, each, 0) for plugin, each in (self._plugin(ref, name) for ref in settings.tracing.exporters))
+        http.wants_record = bool(http.access_logs or http.exporters)
+        http.observe = self._listener_stats(listener).observe
+        return partial(self._serve_http, http, settings)
+
+    def _listener_stats(self, listener: model.Listener) -> ExchangeStats:
+        """One set of numbers for each listener, however many filter chains it has."""
+        stats = self._stats.get(listener.name)
+        if stats is None:
+            stats = self._stats[listener.name] = ExchangeStats(self.registry, self.config.node, listener.direction, listener.name)
+        return stats
+
+    def _serve_http(self, http: HTTPRuntime, settings: HTTPManager, facts: ConnectionFacts, closed: Callable[[Any], None]) -> H1ServerConnection:
+        """The protocol of one connection."""
+        caller = http.caller(facts)
+
+        def begin(head: RequestHead, connection: Any, now: float) -> Exchange:
+            return Exchange(http, caller, connection, head, now)
+
+        def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
+            return refuse_unread(http, caller, connection, error, now)
+
+        return H1ServerConnection(http, settings.limits, begin, refuse, closed, b"http" if facts.tls is None else b"https", settings.half_close == "answer")
+
+    def _routes(self, settings: HTTPManager, name: str) -> Table:
+        """A compiled table of its own for each listener: routes carry that listener's filters."""
+        if isinstance(settings.routes, model.RouteTable):
+            return compile_table(settings.routes)
+        for table in self.config.route_tables:
+            if table.name == settings.routes:
+                return compile_table(table)
+        raise ConfigError([Problem(f"{name}: there is no route table {settings.routes!r}")])
+
+    def _route(self, entry: RouteEntry, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> RouteRuntime:
+        route = entry.route
+        runtime = RouteRuntime(entry.name)
+        chosen = self._route_plugins(route, settings, plugins, name)
+        runtime.chain = compile_chain(chosen, compile_descriptors, self.reactor.seconds)
+        runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
+        runtime.timeout_ends_with_head = route.timeout is None
+        runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
+        runtime.rewrite = compile_rewrite(route.rewrite, route.match)
+        runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
+        runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))
+        if route.cluster is not None:
+            runtime.connector = self.connectors.get(route.cluster)
+        elif route.weighted_clusters:
+            connectors = [self.connectors[each.cluster] for each in route.weighted_clusters]
+            pick = compile_weights([each.weight for each in route.weighted_clusters])
+            runtime.pick_connector = lambda random: connectors[pick(random)]
+        else:
+            runtime.answer = _answer(route)
+        return runtime
+
+    def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
+        """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at the right one."""
+        overrides = {(each.kind, each.name): each for each in route.filters}
+        chosen: list[tuple[Any, Account]] = []
+        for ref, pair in zip(settings.http_filters, plugins, strict=True):
+            override = overrides.get((ref.kind, ref.name))
+            if override is None:
+                chosen.append(pair)
+            elif override.disabled:
+                chosen.append((None, pair[1]))
+            else:
+                own = PluginRef(kind=ref.kind, name=ref.name, config=override.config, fail_open=ref.fail_open, origin=override.origin)
+                chosen.append(self._plugin(own, f"{name} route {route.name}"))
+        return chosen
+
+    # -- plugins -------------------------------------------------------------------------------------------------------------------------------------
+
+    def _plugin(self, ref: PluginRef, where: str) -> tuple[Any, Account]:
+        """The plugin of one entry in the configuration, made once for each entry: two filter chains that came from the same line share it (and its buckets)."""
+        key = (ref.kind, ref.name, ref.origin or where)
+        pair = self._plugins.get(key) if ref.origin else None
+        if pair is None:
+            account = Account(ref.kind, ref.name, ref.fail_open)
+            self.accounts.append(account)
+            context = PluginContext(ref.name, self.reactor, self.config.node, self.registry, self._http_connector)
+            target = self.finder.load(ref.kind, ref.name)
+            config = ref.config if ref.config is not None else target.Config()
+            try:
+                plugin = target(config, context)
+            except Exception as error:
+                _log.failure("{kind} {name} could not be made", kind=ref.kind, name=ref.name)
+                raise ConfigError([_problem(ref.origin, f"{ref.kind} {ref.name} could not be made: {type(error).__name__}: {error}")]) from error
+            pair = (plugin, account)
+            self._plugins[(*key[:2], key[2] if ref.origin else f"{where}#{len(self._plugins)}")] = pair
+        return pair
+
+    def _http_connector(self, cluster: str) -> Connector:
+        connector = self.connectors.get(cluster)
+        if connector is None:
+            if not any(each.name == cluster for each in self.config.clusters):
+                raise ValueError(f"there is no cluster {cluster!r}")
+            raise ValueError(f"cluster {cluster!r} is not there yet: ask for the client in start()")
+        return connector
+
+    # -- the cluster ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _connector(self, cluster: model.Cluster) -> Connector:
+        balancer, _account = self._plugin(cluster.balancer, f"cluster {cluster.name}")
+        security = None
+        if cluster.tls is not None:
+            try:
+                slot = self.keyring.upstream_context(cluster.tls, self.config.node)
+            except ValueError as error:
+                raise ConfigError([_problem(cluster.origin, str(error))]) from None
+            security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "")
+        dial = partial(self._dial, cluster)
+        return Connector(cluster, balancer, dial, self.reactor.seconds, self.wheel.timer, security)
+
+    def _dial(self, cluster: model.Cluster, address: Address, protocol: Any, tls: Any) -> Any:
+        return connect(self.reactor, address, protocol, cluster.connect_timeout, bind_address=cluster.bind_address, tls=tls)
+
+
+def refuse_unread(http: HTTPRuntime, caller: Any, connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
+    """The reply to bytes that are no request; it is recorded and counted like any other exchange."""
+    http.bad_requests += 1
+    unread = RequestHead(b"-", b"-", b"", replies.Headers(), version=11)
+    exchange = Exchange(http, caller, _Nobody(), unread, now)
+    exchange.fail(error)
+    return replies.error_reply(error)
+
+
+class _Nobody:
+    """The downstream of an exchange that has no request: takes everything."""
+
+    class timer:
+        """Never set."""
+
+        @staticmethod
+        def clear() -> None:
+            """Nothing."""
+
+    def send_head(self, head: object) -> None:
+        """Nothing."""
+
+    def send_data(self, chunk: bytes) -> None:
+        """Nothing."""
+
+    def send_end(self, trailers: object) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+class _Tracer:
+    """The tracer's three calls as steps, so that they are counted like every hook."""
+
+    __slots__ = ("begin", "end", "inject")
+
+    def __init__(self, tracer: Any, account: Account) -> None:
+        self.begin = Step(tracer.begin, account, 0)
+        self.inject = Step(tracer.inject, account, 0)
+        self.end = Step(tracer.end, account, 0)
+
+
+def _both(first: Any, second: Any) -> Any:
+    """One edit after the other; None when there is none."""
+    if first is None or second is None:
+        return first or second
+
+    def edit(headers: Any) -> None:
+        first(headers)
+        second(headers)
+
+    return edit
+
+
+def _answer(route: model.Route) -> Callable[[RequestHead], tuple[Any, bytes]]:
+    """The compiled redirect or direct response."""
+    redirect = route.redirect
+    if redirect is not None:
+        return lambda head: replies.text_reply(redirect.status, b"text/plain", b"", head, redirect_headers(redirect, route.match, head))
+    direct = route.direct_response
+    assert direct is not None
+    body = direct.body.encode()
+    content_type = direct.content_type.encode()
+    return lambda head: replies.text_reply(direct.status, content_type, body, head)
+
+
+def _problem(origin: str, message: str) -> Problem:
+    file, line, column = ("", "0", "0") if origin.count(":") < 2 else origin.rsplit(":", 2)
+    return Problem(message, file, int(line) if line.isdigit() else 0, int(column) if column.isdigit() else 0)
+
+

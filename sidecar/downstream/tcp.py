@@ -1,0 +1,169 @@
+"""Opaque TCP: bytes from a client to an endpoint and back, with back-pressure and half-close on both sides (Envoy: TcpProxy)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from sidecar.errors import UpstreamError
+from sidecar.facts import ConnectionFacts
+
+_log = Logger(namespace="sidecar.tcp")
+
+
+@implementer(IProtocol, IPushProducer, IHalfCloseableProtocol)
+class _Side:
+    """One of the two transports of a tunnel; `other` is the opposite side."""
+
+    __slots__ = ("ended", "other", "transport", "tunnel")
+
+    def __init__(self, tunnel: Any) -> None:
+        self.tunnel = tunnel
+        self.transport: Any = None
+        self.other: Any = None
+        # This side has sent its end of stream.
+        self.ended = False
+
+    def makeConnection(self, transport: Any) -> None:
+        """Connected."""
+        self.transport = transport
+        transport.registerProducer(self, True)
+
+    def connectionMade(self) -> None:
+        """Part of IProtocol; `makeConnection` does it all."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass it on."""
+        self.tunnel.moved(self, len(data))
+        self.other.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        """This peer has no more to send: tell the other one."""
+        self.ended = True
+        if self.other.ended:
+            self.tunnel.end()
+        elif self.other.transport is not None:
+            self.other.transport.loseWriteConnection()
+
+    def writeConnectionLost(self) -> None:
+        """As asked."""
+
+    def connectionLost(self, reason: Any) -> None:
+        """This peer is gone."""
+        self.transport = None
+        self.tunnel.lost(self)
+
+    def pauseProducing(self) -> None:
+        """This peer reads slowly: the other one is not read."""
+        if self.other.transport is not None:
+            self.other.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """It caught up."""
+        if self.other.transport is not None:
+            self.other.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """`connectionLost` follows."""
+
+
+class TCPServerConnection(_Side):
+    """The client's side, and the tunnel itself."""
+
+    __slots__ = ("_closed", "_connector", "_finished", "_idle_timeout", "_last", "_lease", "_seconds", "_timer", "facts", "received", "sent")
+
+    def __init__(self, connector: Any, idle_timeout: float, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]) -> None:
+        super().__init__(self)
+        self.facts = facts
+        self.received = self.sent = 0
+        self._connector = connector
+        self._idle_timeout = idle_timeout
+        self._seconds = seconds
+        self._closed = closed
+        self._timer = wheel.timer(self._on_timer)
+        self._last = 0.0
+        self._finished = False
+        self._lease: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        """Nothing is read before there is an upstream; a server-first protocol works all the same."""
+        super().makeConnection(transport)
+        transport.pauseProducing()
+        self.other = _Upstream(self)
+        self.other.other = self
+        self._last = self._seconds()
+        self._lease = self._connector.dial(self.other)
+
+    def upstream_connected(self) -> None:
+        """Both sides are there."""
+        if self._finished:
+            self.other.transport.abortConnection()
+            return
+        self._set_timer()
+        self.transport.resumeProducing()
+
+    def upstream_failed(self, error: UpstreamError) -> None:
+        """There is no upstream: all that TCP can say is to close."""
+        _log.warn("{listener}: a connection from {peer} was closed: {error}", listener=self.facts.listener, peer=self.facts.peer, error=error.sentence)
+        self.end(abort=True)
+
+    def moved(self, side: _Side, size: int) -> None:
+        """Octets passed."""
+        self._last = self._seconds()
+        if side is self:
+            self.received += size
+        else:
+            self.sent += size
+
+    def lost(self, side: _Side) -> None:
+        """One side is gone: what the other one still has queued leaves, then it closes."""
+        self.end()
+
+    def end(self, abort: bool = False) -> None:
+        """Close what is open; once."""
+        if not self._finished:
+            self._finished = True
+            self._timer.clear()
+            if self._lease is not None:
+                self._lease.cancel()
+            for side in (self, self.other):
+                if side.transport is not None:
+                    if abort:
+                        side.transport.abortConnection()
+                    else:
+                        side.transport.loseConnection()
+        if self.transport is None:
+            self._closed(self)
+
+    def drain(self) -> None:
+        """The sidecar is going: a tunnel cannot be asked to end; it has the drain time."""
+
+    def _on_timer(self) -> None:
+        if self._finished:
+            return
+        if self._seconds() - self._last >= self._idle_timeout:
+            self.end(abort=True)
+        else:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._idle_timeout:
+            self._timer.set(self._last + self._idle_timeout)
+
+
+class _Upstream(_Side):
+    """The endpoint's side."""
+
+    __slots__ = ()
+
+    def established(self) -> None:
+        """Connected, TLS and identity included."""
+        self.tunnel.upstream_connected()
+
+    def unavailable(self, error: UpstreamError) -> None:
+        """No connection."""
+        self.tunnel.upstream_failed(error)

@@ -1,0 +1,105 @@
+"""What all exchanges of one HTTP filter chain share: routes, plugins, clocks, accounts. Built by `sidecar.assembly`, read-only on the path."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from sidecar.facts import ConnectionFacts
+from sidecar.headers import Field, field
+from sidecar.message import RequestHead
+from sidecar.model import HTTPManager
+
+# CGI and WSGI applications cannot tell "_" from "-" in a field's name, so every spelling that they would read as x-forwarded-client-cert is the same field to us.
+CERTIFICATE_NAMES = frozenset(b"x%cforwarded%cclient%ccert" % dashes for dashes in itertools.product(b"-_", repeat=3))
+
+
+class Caller:
+    """One downstream connection as its exchanges see it, with the fields that every request of it gets rendered once."""
+
+    __slots__ = ("facts", "forwarded_client_cert", "forwarded_for", "forwarded_proto", "peer", "peer_text")
+
+    def __init__(self, facts: ConnectionFacts, settings: HTTPManager) -> None:
+        self.facts = facts
+        self.peer = facts.peer.host or str(facts.peer)
+        self.peer_text = str(facts.peer)
+        tls = facts.tls
+        self.forwarded_client_cert: Field | None = None
+        if settings.forwarded_client_cert == "set" and tls is not None and tls.forwarded_client_cert:
+            self.forwarded_client_cert = field(b"x-forwarded-client-cert", tls.forwarded_client_cert)
+        self.forwarded_for = self.peer.encode() if settings.forwarded_for and not facts.peer.is_unix else b""
+        self.forwarded_proto = field(b"x-forwarded-proto", b"http" if tls is None else b"https")
+
+
+class HTTPRuntime:
+    """One `HTTPManager`, compiled. Also the tally of what is running and what was done, as plain integers for the admin pages."""
+
+    __slots__ = (
+        "access_logs",
+        "active",
+        "bad_requests",
+        "clock",
+        "draining",
+        "exporters",
+        "find_route",
+        "keeps_certificate",
+        "log",
+        "name",
+        "normalize_path",
+        "number",
+        "observe",
+        "requests",
+        "sample",
+        "seconds",
+        "settings",
+        "special",
+        "stale_retries",
+        "tracer",
+        "upgrades",
+        "wants_record",
+        "wheel",
+    )  # fmt: skip
+
+    def __init__(self, name: str, settings: HTTPManager, clock: Any, wheel: Any) -> None:
+        self.name = name
+        self.settings = settings
+        self.clock = clock
+        self.seconds: Callable[[], float] = clock.seconds
+        self.wheel = wheel
+        self.log = Logger(namespace="sidecar.http")
+        self.find_route: Callable[[RequestHead], Any] = lambda head: None
+        self.normalize_path: Callable[[bytes], bytes | None] = lambda path: path
+        # (plugin, account) pairs
+        self.access_logs: tuple[Any, ...] = ()
+        self.tracer: Any = None
+        self.exporters: tuple[Any, ...] = ()
+        self.sample = 1.0
+        # observe(exchange, duration seconds): counts a finished exchange
+        self.observe: Callable[[Any, float], None] = lambda exchange, duration: None
+        self.wants_record = False
+        self.upgrades = frozenset(name.lower().encode() for name in settings.upgrades)
+        self.keeps_certificate = settings.forwarded_client_cert == "keep"
+        self.special = CERTIFICATE_NAMES | {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"}
+        self.draining = False
+        self.number = 0
+        self.active = 0
+        self.requests = 0
+        self.bad_requests = 0
+        self.stale_retries = 0
+
+    def caller(self, facts: ConnectionFacts) -> Caller:
+        """What exchanges of this connection need of it."""
+        return Caller(facts, self.settings)
+
+
+_getrandbits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
+
+
+def new_request_id() -> bytes:
+    """A random UUID (RFC 9562, version 4) as text. Not a secret: it only tells requests apart."""
+    text = "%032x" % (_getrandbits(128) & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x4000 << 64) | (0x8000 << 48))
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()

@@ -1,0 +1,45 @@
+"""A route as the exchange uses it: everything that can be decided when configuration loads is decided here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from sidecar.headers import Headers
+from sidecar.message import RequestHead
+from sidecar.proxy.steps import EMPTY_CHAIN, Chain
+
+HeadEdit = Callable[[Headers], None]
+
+
+class RouteRuntime:
+    """One route, compiled. `pick_cluster(random)` is used with weighted clusters only; `answer(request)` makes (head, body) of a redirect or direct response.
+
+    `timeout` and `idle_timeout` are seconds, 0 for none.
+    """
+
+    __slots__ = ("answer", "chain", "connector", "edit_request", "edit_response", "idle_timeout", "name", "pick_connector", "rewrite", "timeout", "timeout_ends_with_head")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.chain: Chain = EMPTY_CHAIN
+        self.connector: Any = None
+        self.pick_connector: Callable[[float], Any] | None = None
+        self.answer: Callable[[RequestHead], tuple[Any, bytes]] | None = None
+        self.rewrite: Callable[[RequestHead], None] | None = None
+        self.edit_request: HeadEdit | None = None
+        self.edit_response: HeadEdit | None = None
+        self.timeout = 0.0
+        # The timeout that nobody configured covers only the wait for the answer, not a long download.
+        self.timeout_ends_with_head = False
+        self.idle_timeout = 0.0
+
+    def choose_connector(self) -> Any:
+        """The cluster for one exchange: fixed, or by weight."""
+        if self.pick_connector is None:
+            return self.connector
+        return self.pick_connector(random.random())
+
+    def __repr__(self) -> str:
+        return f"<RouteRuntime {self.name}>"

@@ -1,0 +1,104 @@
+"""The process: start in order, stop in reverse, signals, and where its own log goes.
+
+SIGTERM and SIGINT drain: listeners close, idle connections close, running exchanges end, at most `drain_time`; a second one ends at once. Both exit with status 0.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogLevelFilterPredicate, textFileLogObserver
+
+from sidecar.assembly import Sidecar
+from sidecar.errors import SidecarError
+from sidecar.model import Config
+from sidecar.plugins import Finder
+
+_log = Logger(namespace="sidecar")
+# Objects of the configuration, modules and plugins live as long as the process: the collector need not look at them again (gc.freeze). New garbage is mostly freed by reference
+# counts; cycles are made by failures and connections, so a higher first threshold costs little memory and saves a collection every few requests.
+GC_THRESHOLDS = (10_000, 20, 50)
+
+
+class SidecarService(Service):
+    """Runs a `Sidecar` under twistd. `reactor` is twistd's; `twistd_options` are twistd's own options or None."""
+
+    def __init__(self, reactor: Any, config: Config, finder: Finder, log_level: str = "info", twistd_options: Any = None) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._finder = finder
+        self._log_level = log_level
+        self._twistd_options = twistd_options
+        self._signals = 0
+        self._stopping: Deferred[None] | None = None
+        self.sidecar: Sidecar | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Also route the log: under `twistd -n` without `--logfile` it goes to standard error, because standard output carries access records."""
+        options = self._twistd_options
+        if options is not None and options.get("nodaemon") and not options.get("logfile") and not options.get("logger") and not options.get("syslog"):
+            level = LogLevelFilterPredicate(LogLevel.lookupByName(self._log_level))
+            parent.setComponent(ILogObserver, FilteringLogObserver(textFileLogObserver(sys.stderr), [level]))
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        """Begin to start; listeners open when everything before them is ready."""
+        super().startService()
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        ensureDeferred(self._start()).addErrback(self._failed)
+
+    async def _start(self) -> None:
+        self.sidecar = Sidecar(self._config, self._reactor, self._finder)
+        await self.sidecar.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+
+    def _failed(self, failure: Any) -> None:
+        """The start failed: say why in one sentence, undo what was done, exit with status 1."""
+        error = failure.value
+        if isinstance(error, SidecarError | OSError | ValueError):
+            print(f"sidecar: not started: {error}", file=sys.stderr)
+        else:
+            _log.failure("the start failed", failure)
+        self._reactor.addSystemEventTrigger("after", "shutdown", _exit_with_failure)
+        self._reactor.stop()
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self._signals += 1
+        self._reactor.callFromThread(self._stop_by_signal, self._signals)
+
+    def _stop_by_signal(self, count: int) -> None:
+        if count == 1:
+            self._reactor.stop()
+        elif self.sidecar is not None:
+            _log.warn("a second signal: ending at once")
+            self.sidecar.abort()
+
+    def stopService(self) -> Any:
+        """Drain and stop; the reactor waits for it."""
+        super().stopService()
+        if self.sidecar is None:
+            return None
+        return ensureDeferred(self.sidecar.stop())
+
+    def __repr__(self) -> str:
+        return f"<SidecarService {self.sidecar!r}>"
+
+
+def _exit_with_failure() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+

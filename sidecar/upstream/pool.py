@@ -1,0 +1,403 @@
+"""A cluster, ready to give streams: the balancer chooses an endpoint, its pool gives a connection, limits say when to wait and when to refuse.
+
+The decisions are simple enough to read in `Connector.open`: an idle connection (the last one used, so that the others can grow old and go), else a new one, else a place in the
+queue. Each waiting request has a connection attempt of its own; whichever connection is free first serves the request that waited longest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from sidecar.address import Address
+from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamOverflow
+from sidecar.facts import TLSFacts
+from sidecar.interfaces import IConnector
+from sidecar.model import Cluster
+from sidecar.upstream.h1 import READY, H1ClientConnection
+
+_log = Logger(namespace="sidecar.upstream")
+
+
+class UpstreamSecurity(Protocol):
+    """What a cluster with TLS needs of the identity layer; `assembly` provides it."""
+
+    def client_tls(self, address: Address) -> Any:
+        """What `transport.connect` takes as `tls`."""
+
+    def check_peer(self, transport: Any, address: Address) -> TLSFacts:
+        """The facts of a finished handshake. Raises `UpstreamHandshakeFailed`."""
+
+    def explain(self, transport: Any, reason: Any, address: Address) -> UpstreamError | None:
+        """The error for a connection lost in or right after the handshake; None when TLS had no part in it."""
+
+
+class EndpointPool:
+    """One endpoint's connections. `active`: requests running on them; balancers read it, and `address` and `weight`."""
+
+    __slots__ = ("active", "address", "connecting", "connections", "failures", "idle", "requests", "waiting", "weight")
+
+    def __init__(self, address: Address, weight: int) -> None:
+        self.address = address
+        self.weight = weight
+        self.active = 0
+        self.connections = 0
+        self.connecting: set[H1ClientConnection] = set()
+        self.idle: deque[H1ClientConnection] = deque()
+        self.waiting: deque[Ticket] = deque()
+        self.requests = 0
+        self.failures = 0
+
+    def __repr__(self) -> str:
+        return f"<EndpointPool {self.address} active={self.active} idle={len(self.idle)} connecting={len(self.connecting)} waiting={len(self.waiting)}>"
+
+
+class Ticket:
+    """A request's place in the queue."""
+
+    __slots__ = ("_connector", "_pool", "owner")
+
+    def __init__(self, connector: Connector, pool: EndpointPool, owner: Any) -> None:
+        self._connector = connector
+        self._pool = pool
+        self.owner = owner
+
+    def cancel(self) -> None:
+        """Leave the queue."""
+        if self.owner is not None:
+            self.owner = None
+            self._connector.leave(self, self._pool)
+
+
+@implementer(IConnector)
+class Connector:
+    """See the module. `connect(address, protocol, tls)` starts a connection attempt and returns something with `cancel()`."""
+
+    def __init__(self, cluster: Cluster, balancer: Any, connect: Callable[[Address, Any, Any], Any], seconds: Callable[[], float], timer: Callable[[Callable[[], None]], Any], security: UpstreamSecurity | None) -> None:
+        self.name = cluster.name
+        self.cluster = cluster
+        self.is_secure = security is not None
+        self.connections = 0
+        self.pending = 0
+        self.counters = {"requests": 0, "connections_opened": 0, "connect_failures": 0, "overflows": 0, "no_endpoint": 0, "evicted": 0}
+        self._balancer = balancer
+        self._connect = connect
+        self._seconds = seconds
+        self._security = security
+        self._sweep = timer(self._close_idle)
+        self._sweep_armed = False
+        self.pools: list[EndpointPool] = [EndpointPool(endpoint.address, endpoint.weight) for endpoint in cluster.endpoints]
+        self._stopped = False
+        balancer.update([pool for pool in self.pools if pool.weight > 0])
+
+    # -- what the exchange asks ----------------------------------------------------------------------------------------------------------------------
+
+    def open(self, owner: Any, tried: tuple[Any, ...], fresh: bool) -> Ticket | None:
+        """See `IConnector`."""
+        pool: EndpointPool | None = self._balancer.pick(owner, tried)
+        counters = self.counters
+        counters["requests"] += 1
+        if pool is None:
+            counters["no_endpoint"] += 1
+            owner.upstream_unavailable(NoHealthyEndpoint(f"cluster {self.name} has no endpoint to send to"), None)
+            return None
+        if not fresh:
+            idle = pool.idle
+            while idle:
+                connection = idle.pop()
+                # An end that is already waiting in the socket is seen before a request that may not be sent twice is lost to it.
+                if connection.state is READY and (owner.request.method in SAFE or connection.looks_alive()):
+                    self._give(pool, connection, owner)
+                    return None
+                self._discard(connection)
+        if self.pending >= self.cluster.pool.max_pending:
+            counters["overflows"] += 1
+            owner.upstream_unavailable(UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool)
+            return None
+        ticket = Ticket(self, pool, owner)
+        pool.waiting.append(ticket)
+        self.pending += 1
+        self._grow(pool)
+        return ticket
+
+    def leave(self, ticket: Ticket, pool: EndpointPool) -> None:
+        """A ticket was cancelled."""
+        try:
+            pool.waiting.remove(ticket)
+        except ValueError:
+            return
+        self.pending -= 1
+
+    def dial(self, side: Any) -> RawConnection | None:
+        """A connection of its own for opaque bytes; see `RawConnection`. Outside the pool and its limits on connections."""
+        self.counters["requests"] += 1
+        pool: EndpointPool | None = self._balancer.pick(None, ())
+        if pool is None:
+            self.counters["no_endpoint"] += 1
+            side.unavailable(NoHealthyEndpoint(f"cluster {self.name} has no endpoint to send to"))
+            return None
+        raw = RawConnection(self, pool, side)
+        self.counters["connections_opened"] += 1
+        tls = None if self._security is None else self._security.client_tls(pool.address)
+        raw.begin(self._connect(pool.address, raw, tls))
+        return raw
+
+    # -- what connections report -----------------------------------------------------------------------------------------------------------------------
+
+    def connected(self, connection: H1ClientConnection) -> None:
+        """A new connection is ready."""
+        pool = connection.endpoint
+        pool.connecting.discard(connection)
+        self._offer(pool, connection)
+
+    def failed(self, connection: H1ClientConnection, error: UpstreamError | None) -> None:
+        """A connection attempt failed: so does the request that waited longest."""
+        pool: EndpointPool = connection.endpoint
+        pool.connecting.discard(connection)
+        pool.connections -= 1
+        self.connections -= 1
+        pool.failures += 1
+        self.counters["connect_failures"] += 1
+        owner = self._next_owner(pool)
+        if owner is not None:
+            owner.upstream_unavailable(error or ConnectFailed(f"{self.describe(pool)} closed the connection at once"), pool)
+        self._serve_waiting()
+
+    def released(self, connection: H1ClientConnection, reusable: bool) -> None:
+        """An exchange is done with the connection. It is not in use; a reusable one may be given out at once."""
+        pool: EndpointPool = connection.endpoint
+        pool.active -= 1
+        limit = self.cluster.pool.max_requests
+        if reusable and not self._stopped and not (limit and connection.requests >= limit):
+            self._offer(pool, connection)
+        elif reusable:
+            self._discard(connection)
+
+    def forget(self, connection: H1ClientConnection) -> None:
+        """The connection is gone."""
+        pool: EndpointPool = connection.endpoint
+        pool.connections -= 1
+        self.connections -= 1
+        if connection.owner is None:
+            try:
+                pool.idle.remove(connection)
+            except ValueError:
+                pass
+        if self.pending:
+            self._serve_waiting()
+
+    def check_peer(self, connection: H1ClientConnection) -> TLSFacts:
+        """The peer's facts, or `UpstreamHandshakeFailed`."""
+        assert self._security is not None
+        return self._security.check_peer(connection.transport, connection.endpoint.address)
+
+    def explain(self, connection: H1ClientConnection, reason: Any) -> UpstreamError | None:
+        """The error for a lost connection, in words."""
+        error = None
+        if self._security is not None:
+            error = self._security.explain(connection.transport, reason, connection.endpoint.address)
+        if error is not None:
+            _log.warn("{cluster}: {error}", cluster=self.name, error=error.sentence)
+        return error or UpstreamClosed(f"{self.describe(connection.endpoint)} closed the connection before its answer was complete")
+
+    def describe(self, endpoint: EndpointPool) -> str:
+        """The endpoint for a person: "payments at 10.0.0.5:8080"."""
+        return f"{self.name} at {endpoint.address}"
+
+    # -- inside ------------------------------------------------------------------------------------------------------------------------------------
+
+    def _give(self, pool: EndpointPool, connection: H1ClientConnection, owner: Any) -> None:
+        pool.active += 1
+        pool.requests += 1
+        connection.attach(owner)
+        owner.upstream_ready(connection)
+
+    def _offer(self, pool: EndpointPool, connection: H1ClientConnection) -> None:
+        """A free connection: to the request that waits longest, else to the idle ones."""
+        owner = self._next_owner(pool)
+        if owner is not None:
+            self._give(pool, connection, owner)
+            return
+        limits = self.cluster.pool
+        if len(pool.idle) >= limits.max_idle or self._stopped or self.pending:
+            # With requests waiting at other endpoints for the cluster's limit, an idle connection here only stands in their way.
+            self._discard(connection)
+            return
+        pool.idle.append(connection)
+        if limits.idle_timeout:
+            connection.idle_since = now = self._seconds()
+            if not self._sweep_armed:
+                self._sweep_armed = True
+                self._sweep.set(now + limits.idle_timeout)
+
+    def _next_owner(self, pool: EndpointPool) -> Any:
+        while pool.waiting:
+            ticket = pool.waiting.popleft()
+            self.pending -= 1
+            if ticket.owner is not None:
+                owner, ticket.owner = ticket.owner, None
+                return owner
+        return None
+
+    def _grow(self, pool: EndpointPool) -> None:
+        """Open connections until each waiting request has an attempt, as far as the limit allows."""
+        while len(pool.connecting) < len(pool.waiting):
+            if self.connections >= self.cluster.pool.max_connections and not self._evict_idle():
+                return
+            connection = H1ClientConnection(self, pool, self.cluster.head_bytes, self.cluster.head_fields)
+            pool.connecting.add(connection)
+            pool.connections += 1
+            self.connections += 1
+            self.counters["connections_opened"] += 1
+            tls = None if self._security is None else self._security.client_tls(pool.address)
+            connection.connecting = self._connect(pool.address, connection, tls)
+
+    def _evict_idle(self) -> bool:
+        """Make room under the cluster's limit by closing an idle connection to some other endpoint."""
+        for pool in self.pools:
+            if pool.idle:
+                self.counters["evicted"] += 1
+                self._discard(pool.idle.popleft())
+                return True
+        return False
+
+    def _serve_waiting(self) -> None:
+        """Room came free under the limit."""
+        for pool in self.pools:
+            if pool.waiting:
+                self._grow(pool)
+
+    def _discard(self, connection: H1ClientConnection) -> None:
+        connection.close_idle()
+
+    def _close_idle(self) -> None:
+        """Close what was idle too long; look again when the next one will be."""
+        self._sweep_armed = False
+        timeout = self.cluster.pool.idle_timeout
+        now = self._seconds()
+        oldest = None
+        for pool in self.pools:
+            while pool.idle and now - pool.idle[0].idle_since >= timeout:
+                self._discard(pool.idle.popleft())
+            if pool.idle and (oldest is None or pool.idle[0].idle_since < oldest):
+                oldest = pool.idle[0].idle_since
+        if oldest is not None:
+            self._sweep_armed = True
+            self._sweep.set(oldest + timeout)
+
+    def stop(self) -> None:
+        """Close idle connections and attempts; the busy ones close when their exchange ends."""
+        self._stopped = True
+        self._sweep.clear()
+        for pool in self.pools:
+            while pool.idle:
+                self._discard(pool.idle.popleft())
+            for connection in list(pool.connecting):
+                if connection.connecting is not None:
+                    connection.connecting.cancel()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `/clusters` shows."""
+        return {
+            "name": self.name,
+            "connections": self.connections,
+            "pending": self.pending,
+            **self.counters,
+            "endpoints": [
+                {
+                    "address": str(pool.address),
+                    "weight": pool.weight,
+                    "active_requests": pool.active,
+                    "connections": pool.connections,
+                    "idle": len(pool.idle),
+                    "connecting": len(pool.connecting),
+                    "waiting": len(pool.waiting),
+                    "requests": pool.requests,
+                    "connect_failures": pool.failures,
+                }
+                for pool in self.pools
+            ],
+        }
+
+
+# RFC 9110, section 9.2.1, and the idempotent ones of 9.2.2: lost on a stale connection, they are simply sent again.
+SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+
+
+class RawConnection:
+    """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error)`) takes it over when it is connected and its peer checked."""
+
+    __slots__ = ("_connecting", "_connector", "_done", "_pool", "_side", "transport")
+
+    def __init__(self, connector: Connector, pool: EndpointPool, side: Any) -> None:
+        self._connector = connector
+        self._pool = pool
+        self._side = side
+        self._connecting: Any = None
+        self._done = False
+        self.transport: Any = None
+
+    @property
+    def endpoint(self) -> EndpointPool:
+        """The endpoint that it goes to."""
+        return self._pool
+
+    def begin(self, connecting: Any) -> None:
+        """`connecting` can be cancelled."""
+        self._connecting = connecting
+
+    def makeConnection(self, transport: Any) -> None:
+        """Connected; with TLS the handshake comes first."""
+        self.transport = transport
+        if not self._connector.is_secure:
+            self._hand_over()
+
+    def connectionMade(self) -> None:
+        """Part of IProtocol; `makeConnection` does it all."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Cannot happen: the side has taken over by then."""
+        raise AssertionError("data before the connection was handed over")
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: look who answered."""
+        try:
+            self._connector.check_peer(self)  # type: ignore[arg-type]
+        except UpstreamError as error:
+            self.transport.abortConnection()
+            self.connection_failed(error)
+            return
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._done:
+            self.transport.abortConnection()
+            return
+        self._done = True
+        self._pool.requests += 1
+        self.transport.protocol = self._side
+        self._side.makeConnection(self.transport)
+        self._side.established()
+
+    def connection_failed(self, error: UpstreamError) -> None:
+        """There will be no connection."""
+        if not self._done:
+            self._done = True
+            self._pool.failures += 1
+            self._connector.counters["connect_failures"] += 1
+            self._side.unavailable(error)
+
+    def connectionLost(self, reason: Any) -> None:
+        """Lost before it was handed over."""
+        self.connection_failed(self._connector.explain(self, reason) or UpstreamClosed(f"{self._connector.describe(self._pool)} closed the connection"))  # type: ignore[arg-type]
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        if not self._done:
+            self._done = True
+            if self._connecting is not None:
+                self._connecting.cancel()
