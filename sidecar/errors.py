@@ -376,6 +376,13 @@ class ConfigError(SidecarError):
         self.problems = tuple(problems)
 
 
+class ListenFailed(SidecarError):
+    """An address cannot be listened on."""
+
+    code = "listen-failed"
+    hint = "Does another process use the address? Ports below 1024 need privileges."
+
+
 class PluginLookupFailed(SidecarError):
     """No such plugin, or it is broken, or its name is taken twice; the sentence lists what is there."""
 
