@@ -1,0 +1,73 @@
+"""The access log: one JSON object for each exchange, on a line of its own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from zope.interface import implementer
+
+from sidecar.export.lines import STDOUT, LineWriter
+from sidecar.interfaces import IAccessLog, IPluginLifecycle
+from sidecar.record import ExchangeRecord
+
+_FIELDS = ExchangeRecord.__struct_fields__
+
+
+class Times:
+    """RFC 3339 texts in UTC with milliseconds; the part up to the second is made once for each second."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def text(self, seconds: float) -> str:
+        """The text of POSIX `seconds`, cut to the millisecond."""
+        whole = int(seconds)
+        if whole != self._second:
+            self._second = whole
+            self._text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._text}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@implementer(IAccessLog, IPluginLifecycle)
+class JSONLines:
+    """Access log `json`: `{"time": "2025-01-01T00:00:00.000Z", ...}` with the fields of `ExchangeRecord`."""
+
+    class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """`path`: a file, or "-" for standard output. `fields`: which fields of the record, in this order; all when empty. `time` is always there, first."""
+
+        path: str = STDOUT
+        fields: tuple[str, ...] = ()
+
+    def __init__(self, config: Config, context: Any) -> None:
+        unknown = [name for name in config.fields if name not in _FIELDS]
+        if unknown:
+            raise ValueError(f"the access record has no field {unknown[0]!r}; there are {', '.join(_FIELDS)}")
+        self.writer = LineWriter(config.path, context)
+        self._write = self.writer.write
+        self._encode = msgspec.json.Encoder().encode
+        self._time = Times().text
+        self._names = config.fields
+        self._values = attrgetter(*config.fields) if config.fields else None
+
+    def start(self) -> None:
+        """Open the file."""
+        self.writer.start()
+
+    def stop(self) -> None:
+        """Write what is left and close the file."""
+        self.writer.stop()
+
+    def log(self, record: Any) -> None:
+        """See `IAccessLog`."""
+        chosen: object = record
+        if self._values is not None:
+            values = self._values(record)
+            chosen = dict(zip(self._names, values if len(self._names) > 1 else (values,), strict=True))
+        # An object of the encoder's begins with "{"; the time is put before its first field.
+        self._write(b'{"time":"%b",%b\n' % (self._time(record.started).encode(), self._encode(chosen)[1:]))

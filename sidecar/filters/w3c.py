@@ -1,0 +1,111 @@
+"""Trace context for each exchange: one server span, and one client span for each attempt upstream."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+from zope.interface import implementer
+
+from sidecar.interfaces import ITracer
+from sidecar.telemetry.trace import FIELDS, RANDOM, SAMPLED, TRACEPARENT, TRACESTATE, TraceContext, client_span, context_of, is_sampled, server_span
+
+_FIELDS = FIELDS | {TRACESTATE}
+# Enough for every attempt that retries and repicks allow.
+ATTEMPTS_LIMIT = 16
+
+
+class ExchangeTrace:
+    """`exchange.trace`: the ids of the server span (hex), its parent's ("" for a root), and what was sent upstream."""
+
+    __slots__ = ("attempts", "flags", "has_field", "parent_span_id", "sampled", "span_id", "trace_id", "trace_state")
+
+    def __init__(self, trace_id: str, span_id: str, parent_span_id: str, sampled: bool, flags: int, has_field: bool) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent_span_id = parent_span_id
+        self.sampled = sampled
+        self.flags = flags
+        self.has_field = has_field
+        self.trace_state = ""
+        # (span id, POSIX seconds, endpoint) of each attempt, when sampled.
+        self.attempts: list[tuple[str, float, Any]] | None = [] if sampled else None
+
+    def __repr__(self) -> str:
+        return f"<ExchangeTrace {self.trace_id} {self.span_id} sampled={self.sampled}>"
+
+
+@implementer(ITracer)
+class W3CTracer:
+    """Tracer `w3c`. A caller's trace and decision to sample are kept; without them a trace begins here."""
+
+    class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """`trust_caller`: whether a trace that comes in is continued; false at the edge of the mesh, where anybody could decide what is sampled."""
+
+        trust_caller: bool = True
+
+    def __init__(self, config: Config, context: Any) -> None:
+        self._trusts_caller = config.trust_caller
+        self._seconds = context.clock.seconds
+        # Ids need to be different, not secret; a generator of our own, so that nobody who seeds the global one makes them repeat.
+        self.getrandbits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
+
+    def begin(self, exchange: Any, sample: float) -> None:
+        """See `ITracer`. tracestate goes on unless the traceparent beside it is not valid (section 4.3 of the recommendation)."""
+        headers = exchange.request.headers
+        came = [each for each in headers.fields if each[0] in _FIELDS]
+        if not came:
+            exchange.trace = self._root(None, sample, False)
+            return
+        names = [each[0] for each in came]
+        has_field = TRACEPARENT in names
+        context = context_of(came) if self._trusts_caller else None
+        if TRACESTATE in names and (context is None or not context.is_w3c):
+            headers.remove(TRACESTATE)
+        if context is None or not context.trace_id:
+            exchange.trace = self._root(context, sample, has_field)
+            return
+        sampled = is_sampled(context.trace_id, sample) if context.sampled is None else context.sampled
+        flags = (context.flags & RANDOM) | (SAMPLED if sampled else 0)
+        trace = exchange.trace = ExchangeTrace(context.trace_id, f"{self.getrandbits(64):016x}", context.span_id, sampled, flags, has_field)
+        if sampled and context.is_w3c and TRACESTATE in names:
+            trace.trace_state = b",".join(each[1] for each in came if each[0] == TRACESTATE).decode("latin-1")
+
+    def _root(self, context: TraceContext | None, sample: float, has_field: bool) -> ExchangeTrace:
+        # Zeros would be no id; once in 2^64 is never.
+        ids = f"{self.getrandbits(192):048x}"
+        trace_id, span_id = ids[:32], ids[32:]
+        sampled = is_sampled(trace_id, sample) if context is None or context.sampled is None else context.sampled
+        return ExchangeTrace(trace_id, span_id, "", sampled, SAMPLED if sampled else 0, has_field)
+
+    def inject(self, exchange: Any) -> None:
+        """See `ITracer`. The caller's traceparent is replaced, that of an earlier attempt as well."""
+        trace = exchange.trace
+        if trace is None:
+            # `begin` failed for this exchange; what the caller sent goes on.
+            return
+        span_id = f"{self.getrandbits(64):016x}"
+        value = f"00-{trace.trace_id}-{span_id}-{trace.flags:02x}".encode()
+        headers = exchange.request.headers
+        if trace.has_field:
+            headers.fields = [each for each in headers.fields if each[0] != TRACEPARENT]
+        trace.has_field = True
+        headers.fields.append((TRACEPARENT, value, b"traceparent: %b\r\n" % value))
+        attempts = trace.attempts
+        if attempts is not None and len(attempts) < ATTEMPTS_LIMIT:
+            attempts.append((span_id, self._seconds(), exchange.endpoint))
+
+    def end(self, exchange: Any, record: Any) -> list[object]:
+        """See `ITracer`. The server span last."""
+        trace = exchange.trace
+        if trace is None or trace.attempts is None:
+            return []
+        spans: list[object] = []
+        attempts = trace.attempts
+        last = len(attempts) - 1
+        for index, (span_id, started, endpoint) in enumerate(attempts):
+            ended = attempts[index + 1][1] if index < last else None
+            spans.append(client_span(record, span_id, started, str(endpoint), index == last, index, ended, trace.trace_state))
+        spans.append(server_span(record, trace.parent_span_id, trace.trace_state))
+        return spans

@@ -1,0 +1,174 @@
+"""Fakes for testing plugins without a network: a context on a fake clock, an exchange, and makers of its parts.
+
+    context = FakeContext("acme.api-key")
+    plugin = ApiKey(ApiKey.Config(...), context)
+    answer = plugin.authenticate(FakeExchange(make_request(headers={"x-api-key": "k1"})))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from sidecar.address import Address
+from sidecar.errors import SidecarError
+from sidecar.facts import ConnectionFacts, Principal, TLSFacts
+from sidecar.headers import Headers
+from sidecar.interfaces import IExchange, IPluginContext
+from sidecar.message import RequestHead, ResponseHead
+from sidecar.model import Node
+from sidecar.record import ExchangeRecord
+
+# A moment that is easy to recognize in an assertion: 2001-09-09T01:46:40Z.
+STARTED = 1_000_000_000.0
+
+Fields = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+def make_headers(fields: Fields = ()) -> Headers:
+    """Checked headers from text."""
+    pairs = fields.items() if isinstance(fields, Mapping) else fields
+    return Headers.of([(name.encode(), value.encode()) for name, value in pairs])
+
+
+def make_request(method: str = "GET", path: str = "/", authority: str = "app.example", headers: Fields = (), *, has_body: bool = False) -> RequestHead:
+    """A request's head as a codec would give it, with Host in its headers."""
+    fields = make_headers(headers)
+    if authority and b"host" not in fields:
+        fields.fields[:0] = Headers.of([(b"Host", authority.encode())]).fields
+    return RequestHead(method.encode(), path.encode(), authority.encode(), fields, content_length=None if has_body else 0, end_stream=not has_body)
+
+
+def make_response(status: int = 200, headers: Fields = (), *, has_body: bool = False) -> ResponseHead:
+    """A response's head."""
+    return ResponseHead(status, make_headers(headers), content_length=None if has_body else 0, end_stream=not has_body)
+
+
+def make_connection(
+    peer: str = "192.0.2.1:50000", identity: str = "", *, listener: str = "inbound", direction: str = "inbound", server_name: str = ""
+) -> ConnectionFacts:
+    """An accepted connection. With `identity` (a SPIFFE ID) it is mutual TLS, else cleartext."""
+    tls = TLSFacts(version="TLSv1.3", peer_identity=identity, server_name=server_name) if identity else None
+    return ConnectionFacts(1, listener, direction, Address.parse(peer), Address.parse("192.0.2.9:15006"), tls=tls, server_name=server_name)
+
+
+def make_record(**changes: Any) -> ExchangeRecord:
+    """The record of a plain GET that went well, with these fields changed."""
+    plain: dict[str, Any] = {
+        "started": STARTED, "listener": "inbound", "direction": "inbound", "peer": "192.0.2.1", "method": "GET", "authority": "app.example",
+        "path": "/", "protocol": "HTTP/1.1", "status": 200, "route": "default", "cluster": "app", "endpoint": "127.0.0.1:8080",
+        "duration_ms": 5.0, "attempts": 1,
+    }  # fmt: skip
+    return ExchangeRecord(**{**plain, **changes})
+
+
+@implementer(IExchange)
+class FakeExchange:
+    """An exchange as hooks see it. Set what a test needs; `notes` holds what was noted."""
+
+    def __init__(
+        self,
+        request: RequestHead | None = None,
+        *,
+        response: ResponseHead | None = None,
+        connection: ConnectionFacts | None = None,
+        principal: Principal | str | None = None,
+        route_name: str = "default",
+        cluster_name: str = "",
+        endpoint: Address | None = None,
+    ) -> None:
+        self.number = 1
+        self.connection = make_connection() if connection is None else connection
+        self.request = make_request() if request is None else request
+        self.response = response
+        self.principal = Principal(principal) if isinstance(principal, str) else principal
+        self.route_name = route_name
+        self.cluster_name = cluster_name
+        self.endpoint = endpoint
+        self.started = STARTED
+        self.request_id = b""
+        self.trace: Any = None
+        self.state: dict[object, Any] = {}
+        self.notes: list[tuple[str, str]] = []
+
+    def note(self, who: str, what: str) -> None:
+        """See `IExchange.note`."""
+        self.notes.append((who, what))
+
+
+class FakeCounter:
+    """What `FakeContext.counter` gives. `values`: counts by label values."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.label_names = labels
+        self.values: dict[tuple[str, ...], int] = {}
+
+    def inc(self, *label_values: str, by: int = 1) -> None:
+        """Count. Raises `ValueError` for a wrong number of label values."""
+        if len(label_values) != len(self.label_names):
+            raise ValueError(f"this counter has the labels {self.label_names}")
+        self.values[label_values] = self.values.get(label_values, 0) + by
+
+    @property
+    def value(self) -> int:
+        """The sum over all label values."""
+        return sum(self.values.values())
+
+
+@attrs.frozen
+class FakeAnswer:
+    """An answer of `FakeHTTPClient`."""
+
+    status: int = 200
+    headers: Headers = attrs.field(factory=Headers)
+    body: bytes = b""
+
+
+class FakeHTTPClient:
+    """A client that answers from `answer(method, path, headers, body)`: a `FakeAnswer`, a `SidecarError` to fail with, or a Deferred of an answer.
+
+    `requests` holds what was asked.
+    """
+
+    def __init__(self, answer: Callable[[bytes, bytes, Headers, bytes], FakeAnswer | SidecarError | Deferred[FakeAnswer]]) -> None:
+        self._answer = answer
+        self.requests: list[tuple[bytes, bytes, Headers, bytes]] = []
+
+    def request(self, method: bytes, path: bytes, headers: Headers | None = None, body: bytes = b"", timeout_seconds: float = 5.0) -> Deferred[FakeAnswer]:
+        """See `IPluginContext.http_client`."""
+        asked = (method, path, Headers() if headers is None else headers, body)
+        self.requests.append(asked)
+        answer = self._answer(*asked)
+        if isinstance(answer, Deferred):
+            return answer
+        return fail(answer) if isinstance(answer, SidecarError) else succeed(answer)
+
+
+@implementer(IPluginContext)
+class FakeContext:
+    """A plugin's context. `clock`: a `twisted.internet.task.Clock` to advance, at `STARTED` first. `counters`: by name. `clients`: HTTP clients by cluster."""
+
+    def __init__(self, name: str = "test", *, node: Node | None = None, clients: Mapping[str, FakeHTTPClient] | None = None) -> None:
+        self.name = name
+        self.clock = Clock()
+        self.clock.rightNow = STARTED
+        self.log = Logger(namespace=name)
+        self.node = Node() if node is None else node
+        self.counters: dict[str, FakeCounter] = {}
+        self._clients = dict(clients or {})
+
+    def counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> FakeCounter:
+        """See `IPluginContext.counter`."""
+        return self.counters.setdefault(name, FakeCounter(labels))
+
+    def http_client(self, cluster: str) -> FakeHTTPClient:
+        """See `IPluginContext.http_client`; the clusters are those of `clients`."""
+        if cluster not in self._clients:
+            raise ValueError(f"there is no cluster {cluster!r}")
+        return self._clients[cluster]
