@@ -1,0 +1,203 @@
+"""HPACK, receiving (RFC 7541): a block of octets becomes a list of fields.
+
+Fields in the dynamic table are complete `Field` tuples, checked and rendered when they entered it, so that a reference to one costs a look into a list.
+Whole blocks are remembered too, with what the connection made of them, for as long as the table does not change: peers that repeat themselves send the very
+same octets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.codec.h2 import huffman
+from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS, STATIC, NeverIndexed, entry_size, received_field
+from sidecar.headers import Field
+
+# Blocks remembered at a time, and octets of the longest one kept: at most 32 KiB of keys for a connection.
+REMEMBERED_BLOCKS = 32
+REMEMBERED_BLOCK_OCTETS = 1024
+# When a full memory was of no use, this many blocks pass before another try: a peer whose blocks all differ pays nothing for it.
+PASSED_BLOCKS = 512
+
+# RFC 7541, section 5.1, lets us bound integers. No length or index beyond 2**28 can be meant seriously, and longer ones only cost time.
+_INTEGER_OCTETS = 4
+
+
+class CompressionError(Exception):
+    """The peer's block cannot be decoded: the connection is lost with COMPRESSION_ERROR (RFC 9113, section 4.3). The text says why."""
+
+
+class Decoder:
+    """One direction of one connection. `table_octets`: the size of the dynamic table that we announced.
+
+    `memory`: block -> whatever the caller made of it; cleared when the table changes. Callers put things in through `remember`.
+    """
+
+    __slots__ = ("_announced", "_entries", "_limit", "_must_shrink", "_room", "_size", "_used", "may_remember", "memory")
+
+    def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
+        self._entries: list[Field] = []  # the newest is the last: index 62 is [-1]
+        self._size = 0
+        self._limit = DEFAULT_TABLE_OCTETS  # in force: what the peer's encoder uses
+        self._announced = max(table_octets, DEFAULT_TABLE_OCTETS)  # the largest the peer may choose
+        self._must_shrink = False
+        self.memory: dict[bytes, Any] = {}
+        self.may_remember = False  # did the last block change nothing, and hold nothing never to be kept?
+        self._room = REMEMBERED_BLOCKS
+        self._used = False
+
+    def __repr__(self) -> str:
+        return f"<Decoder {len(self._entries)} entries, {self._size} of {self._limit} octets>"
+
+    def announced(self, table_octets: int) -> None:
+        """The peer acknowledged our table size: from now on it is the bound, and a smaller one than in force has to be confirmed by the next block (RFC 7541,
+        section 4.2).
+        """
+        self._announced = table_octets
+        self._must_shrink = table_octets < self._limit
+        if self._must_shrink:
+            self._forget()  # so that the next block is looked at
+
+    def recall(self, block: bytes) -> Any:
+        """What `remember` was given for `block`, or None."""
+        found = self.memory.get(block)
+        if found is not None:
+            self._used = True
+        return found
+
+    def remember(self, block: bytes, meaning: Any) -> None:
+        """Keep `meaning` for the same octets, if the block just decoded may be kept."""
+        if not self.may_remember or len(block) > REMEMBERED_BLOCK_OCTETS:
+            return
+        self._room -= 1
+        if self._room >= 0:
+            self.memory[block] = meaning
+        elif self._used or self._room < -PASSED_BLOCKS:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.memory.clear()
+        self._room = REMEMBERED_BLOCKS
+        self._used = False
+
+    def decode(self, block: bytes) -> list[Field]:
+        """The fields of a whole block, in order. Raises `CompressionError`.
+
+        Memory is bounded by the length of `block`: an indexed field is a reference, and Huffman coding saves three eighths at most. The caller counts what a
+        list would weigh.
+        """
+        fields: list[Field] = []
+        append = fields.append
+        entries = self._entries
+        static = STATIC
+        position = 0
+        end = len(block)
+        keep = True
+        try:
+            if self._must_shrink:
+                self._check_shrunk(block)
+            while position < end:
+                octet = block[position]
+                position += 1
+                if octet > 0x80:  # indexed (section 6.1)
+                    index = octet & 0x7F
+                    if index == 0x7F:
+                        index, position = read_integer(block, position, 0x7F)
+                    append(static[index] if index < 62 else entries[61 - index])
+                elif octet >= 0x40:
+                    if octet == 0x80:
+                        raise CompressionError("index 0 is referred to")
+                    keep = False
+                    field, position = self._literal(block, position, octet & 0x3F, 0x3F)  # with incremental indexing (section 6.2.1)
+                    append(field)
+                    self._add(field)
+                elif octet >= 0x20:
+                    if fields:
+                        raise CompressionError("the table size changes within a block")  # section 4.2
+                    keep = False
+                    size, position = read_integer(block, position, 0x1F) if octet == 0x3F else (octet & 0x1F, position)
+                    self._resize(size)
+                else:
+                    field, position = self._literal(block, position, octet & 0x0F, 0x0F)
+                    if octet >= 0x10:  # never indexed (section 6.2.3)
+                        keep = False
+                        field = NeverIndexed(field)
+                    append(field)
+        except IndexError:
+            raise CompressionError("the block ends too early, or an index is beyond the tables") from None
+        self.may_remember = keep
+        return fields
+
+    def _check_shrunk(self, block: bytes) -> None:
+        if block[0] & 0xE0 != 0x20:
+            raise CompressionError("the table size that we reduced was not confirmed")
+        self._must_shrink = False
+
+    def _literal(self, block: bytes, position: int, index: int, most: int) -> tuple[Field, int]:
+        """The literal field at block[position:], behind its first octet with the prefix `index` of at most `most`, and the position after it."""
+        if index == 0:
+            name, position = read_string(block, position)
+        else:
+            if index == most:
+                index, position = read_integer(block, position, most)
+            name = (STATIC[index] if index < 62 else self._entries[61 - index])[0]
+        value, position = read_string(block, position)
+        return received_field(name, value), position
+
+    def _add(self, field: Field) -> None:
+        size = entry_size(field)
+        self._size += size
+        entries = self._entries
+        entries.append(field)
+        if self._size > self._limit:
+            self._evict()
+        if self.memory:
+            self._forget()
+
+    def _evict(self) -> None:
+        """Oldest first; an entry larger than the table empties it (section 4.4)."""
+        gone = 0
+        for field in self._entries:
+            self._size -= entry_size(field)
+            gone += 1
+            if self._size <= self._limit:
+                break
+        del self._entries[:gone]
+
+    def _resize(self, octets: int) -> None:
+        if octets > self._announced:
+            raise CompressionError("the table size is larger than announced")
+        self._limit = octets
+        if self._size > octets:
+            self._evict()
+        self._forget()
+
+
+def read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:
+    """The integer whose prefix was full (`value`), and the position after it. Raises `CompressionError`, or `IndexError` when `block` ends."""
+    for shift in range(0, _INTEGER_OCTETS * 7, 7):
+        octet = block[position]
+        position += 1
+        value += (octet & 0x7F) << shift
+        if octet < 0x80:
+            return value, position
+    raise CompressionError("an integer is too long")
+
+
+def read_string(block: bytes, position: int) -> tuple[bytes, int]:
+    """The string at block[position:] and the position after it (section 5.2). Raises like `read_integer`."""
+    first = block[position]
+    position += 1
+    length = first & 0x7F
+    if length == 0x7F:
+        length, position = read_integer(block, position, 0x7F)
+    stop = position + length
+    text = block[position:stop]
+    if len(text) != length:
+        raise CompressionError("a string ends beyond its block")
+    if first >= 0x80:
+        try:
+            text = huffman.decode(text)
+        except ValueError as problem:
+            raise CompressionError(str(problem)) from None
+    return text, stop

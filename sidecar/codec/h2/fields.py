@@ -1,0 +1,267 @@
+"""Heads: the fields of a block become a `RequestHead` or `ResponseHead`, and back (RFC 9113, section 8).
+
+What comes in is put into the form that HTTP/1.1 heads have behind their codec, so that nobody behind this one asks for the version: `host` stands among the
+fields, cookie crumbs are one field again, an extended CONNECT (RFC 8441) is a GET with `upgrade`, and its 2xx a 101. The way out undoes it. The work on a block
+that repeats is done once: `read_request` and `read_response` make a parts tuple that can be kept, `RequestHead` and `ResponseHead` are made of it each time.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from sidecar.codec.h2.encoder import Encoder
+from sidecar.codec.h2.tables import ENTRY_OVERHEAD, NeverIndexed
+from sidecar.errors import HeadTooLarge
+from sidecar.headers import Field, Headers
+from sidecar.message import RequestHead, ResponseHead
+
+# (method, path, authority, scheme, fields, content length or None, upgrade or None, expects 100?)
+RequestParts = tuple[bytes, bytes, bytes, bytes, list[Field], int | None, bytes | None, bool]
+# (status, fields, reason, content length or None)
+ResponseParts = tuple[int, list[Field], bytes, int | None]
+
+REFUSED, HOST, CONTENT_LENGTH, COOKIE, TE, EXPECT = range(6)
+_KINDS = {
+    # RFC 9113, section 8.2.2
+    b"connection": REFUSED,
+    b"proxy-connection": REFUSED,
+    b"keep-alive": REFUSED,
+    b"transfer-encoding": REFUSED,
+    b"upgrade": REFUSED,
+    b"host": HOST,
+    b"content-length": CONTENT_LENGTH,
+    b"cookie": COOKIE,
+    b"te": TE,
+    b"expect": EXPECT,
+}
+
+# RFC 9110, section 6.5.1: what frames, routes, authenticates or says how to read the content comes before it or not at all.
+_NEVER_IN_TRAILERS = frozenset(_KINDS) | {
+    b"trailer",
+    b"authorization",
+    b"proxy-authorization",
+    b"proxy-authenticate",
+    b"www-authenticate",
+    b"set-cookie",
+    b"cache-control",
+    b"content-encoding",
+    b"content-range",
+    b"content-type",
+    b"range",
+    b"max-forwards",
+    b"forwarded",
+}
+
+_is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_is_scheme = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*").fullmatch
+# host[:port] without user information, which RFC 9113, section 8.3.1, forbids.
+_is_authority = re.compile(rb"(?:\[[0-9A-Fa-f:.%vV~_\-]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?").fullmatch
+# Octets that no request target has; "#" because a fragment is never sent.
+_is_path = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*").fullmatch
+# More than 19 digits do not fit 63 bits, in which some ends count; a leading zero is octal to some.
+_is_length = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
+_is_status = re.compile(rb"[1-9][0-9]{2}").fullmatch
+
+# HTTP/2 has no reason phrases; a response forwarded to HTTP/1.1 gets the usual one.
+_REASONS = {int(each): each.phrase.encode("ascii") for each in HTTPStatus}
+
+
+class Malformed(Exception):
+    """The message breaks section 8: a stream error PROTOCOL_ERROR. The text says how."""
+
+
+class _Fields:
+    """A block's fields sorted out: what both kinds of head have in common."""
+
+    __slots__ = ("cookies", "expects", "host", "length", "pseudo", "regular")
+
+    def __init__(self) -> None:
+        self.pseudo: dict[bytes, bytes] = {}
+        self.regular: list[Field] = []
+        self.length: int | None = None
+        self.host: bytes | None = None
+        self.cookies = 0
+        self.expects = False
+
+
+def weigh(fields: list[Field], octets: int, count: int) -> None:
+    """Raise `HeadTooLarge` when the list has more than `count` fields or weighs more than `octets` (RFC 9113, section 6.5.2)."""
+    if len(fields) > count:
+        raise HeadTooLarge(f"the head has more than {count} fields")
+    size = ENTRY_OVERHEAD * len(fields)
+    for name, value, _ in fields:
+        size += len(name) + len(value)
+    if size > octets:
+        raise HeadTooLarge(f"the head has more than {octets} octets")
+
+
+def _sort_out(fields: list[Field], allowed: frozenset[bytes]) -> _Fields:
+    found = _Fields()
+    pseudo = found.pseudo
+    regular = found.regular
+    kinds = _KINDS
+    for field in fields:
+        name = field[0]
+        if not field[2]:
+            if regular or found.host is not None:
+                raise Malformed("a pseudo-header field stands behind others, or a field is malformed (RFC 9113 section 8.3)")
+            if name not in allowed:
+                raise Malformed(f"not a field here: {name[:40]!r} (RFC 9113 sections 8.2.1 and 8.3)")
+            if name in pseudo:
+                raise Malformed(f"{name!r} is there twice (RFC 9113 section 8.3)")
+            pseudo[name] = field[1]
+        elif name in kinds:
+            _sort_special(field, kinds[name], found)
+        else:
+            regular.append(field)
+    if found.cookies > 1:
+        found.regular = _join_cookies(regular)
+    return found
+
+
+def _sort_special(field: Field, kind: int, found: _Fields) -> None:
+    name, value, _ = field
+    if kind == HOST:
+        if found.host is not None or _is_authority(value) is None:
+            raise Malformed("Host is there twice, or not host[:port] (RFC 9113 section 8.3.1)")
+        found.host = value
+        return
+    if kind == CONTENT_LENGTH:
+        if found.length is not None or _is_length(value) is None:
+            raise Malformed("Content-Length is there twice, or not one plain number (RFC 9110 section 8.6)")
+        found.length = int(value)
+    elif kind == COOKIE:
+        found.cookies += 1
+    elif kind == EXPECT:
+        found.expects = found.expects or value.lower() == b"100-continue"
+    elif kind == REFUSED or value.lower() != b"trailers":
+        raise Malformed(f"{name.decode()} belongs to HTTP/1.1 connections (RFC 9113 section 8.2.2)")
+    found.regular.append(field)
+
+
+def _join_cookies(fields: list[Field]) -> list[Field]:
+    """One cookie field, in the place of the first (section 8.2.3)."""
+    crumbs = [each for each in fields if each[0] == b"cookie"]
+    value = b"; ".join([each[1] for each in crumbs])
+    joined: Field = (b"cookie", value, b"cookie: " + value + b"\r\n")
+    if any(type(each) is NeverIndexed for each in crumbs):
+        joined = NeverIndexed(joined)
+    first = fields.index(crumbs[0])
+    return [*(each for each in fields[:first]), joined, *(each for each in fields[first:] if each[0] != b"cookie")]
+
+
+_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+_CONNECT_PSEUDO = _REQUEST_PSEUDO | {b":protocol"}
+_RESPONSE_PSEUDO = frozenset((b":status",))
+_NO_PSEUDO: frozenset[bytes] = frozenset()
+
+
+def read_request(fields: list[Field], connect_protocol: bool) -> RequestParts:
+    """The parts of a request's head (section 8.3.1). `connect_protocol`: we announced ENABLE_CONNECT_PROTOCOL. Raises `Malformed`."""
+    found = _sort_out(fields, _CONNECT_PSEUDO if connect_protocol else _REQUEST_PSEUDO)
+    pseudo = found.pseudo
+    method = pseudo.get(b":method", b"")
+    if _is_token(method) is None:
+        raise Malformed(":method is missing or not a method")
+    authority = pseudo.get(b":authority")
+    scheme = pseudo.get(b":scheme")
+    path = pseudo.get(b":path")
+    upgrade = pseudo.get(b":protocol")
+    if method == b"CONNECT" and upgrade is None:
+        if scheme is not None or path is not None or not authority:
+            raise Malformed("CONNECT has :authority, but no :scheme and :path (RFC 9113 section 8.5)")
+        scheme = b"http"
+        path = b""
+    else:
+        if scheme is None or _is_scheme(scheme) is None:
+            raise Malformed(":scheme is missing or not a scheme")
+        if path is None or not (_is_path(path) or (path == b"*" and method == b"OPTIONS")):
+            raise Malformed(":path is missing or not a path")
+        if upgrade is not None:
+            if method != b"CONNECT" or _is_token(upgrade) is None or not authority:
+                raise Malformed(":protocol needs CONNECT and :authority (RFC 8441 section 4)")
+            method = b"GET"
+            upgrade = upgrade.lower()
+    if authority is not None and _is_authority(authority) is None:
+        raise Malformed(":authority is not host[:port]")
+    host = found.host
+    if authority is None:
+        authority = host
+    elif host is not None and host.lower() != authority.lower():
+        raise Malformed("Host and :authority differ (RFC 9113 section 8.3.1)")
+    if authority is None:
+        raise Malformed("there is neither :authority nor Host")
+    fields = [(b"host", authority, b"Host: " + authority + b"\r\n"), *found.regular]
+    return method, path, authority, scheme, fields, found.length, upgrade, found.expects
+
+
+def read_response(fields: list[Field]) -> ResponseParts:
+    """The parts of a response's head (section 8.3.2). Raises `Malformed`."""
+    found = _sort_out(fields, _RESPONSE_PSEUDO)
+    text = found.pseudo.get(b":status", b"")
+    if _is_status(text) is None or text == b"101":  # section 8.6: there is no 101
+        raise Malformed(":status is missing or not a status")
+    status = int(text)
+    return status, found.regular, _REASONS.get(status, b""), found.length
+
+
+def read_trailers(fields: list[Field]) -> list[Field]:
+    """The fields as trailers. Raises `Malformed` (section 8.1; RFC 9110, section 6.5.1)."""
+    for name, _, line in fields:
+        if not line or name in _NEVER_IN_TRAILERS:
+            raise Malformed(f"not a trailer: {name[:40]!r}")
+    return fields
+
+
+# -- the way out -------------------------------------------------------------------------------------------------------------------------------
+
+_METHODS = {b"GET": b"\x82", b"POST": b"\x83"}
+_SCHEMES = {b"http": b"\x86", b"https": b"\x87"}
+_STATUSES = {200: b"\x88", 204: b"\x89", 206: b"\x8a", 304: b"\x8b", 400: b"\x8c", 404: b"\x8d", 500: b"\x8e"}
+
+
+def _pseudo(encoder: Encoder, name: bytes, value: bytes) -> bytes:
+    field = (name, value, b"")
+    octets = encoder.rendered.get(field)
+    return encoder.piece(field) if octets is None else octets
+
+
+def write_request(head: RequestHead, encoder: Encoder) -> bytes:
+    """The block of a request's head. Fields of HTTP/1.1 connections and Host are left out."""
+    # Before anything else, because the pieces below may refer to the table.
+    start = encoder.take_resizes()
+    method = head.method
+    if head.upgrade is not None:
+        start += _pseudo(encoder, b":method", b"CONNECT") + _pseudo(encoder, b":protocol", head.upgrade)
+    else:
+        start += _METHODS.get(method) or _pseudo(encoder, b":method", method)
+    if method != b"CONNECT":
+        path = head.path
+        start += (_SCHEMES.get(head.scheme) or _pseudo(encoder, b":scheme", head.scheme)) + (b"\x84" if path == b"/" else _pseudo(encoder, b":path", path))
+    # A request of HTTP/1.0 without Host has no authority, and an empty one must not be sent.
+    if head.authority:
+        start += _pseudo(encoder, b":authority", head.authority)
+    return encoder.encode(head.headers.fields, start)
+
+
+def write_response(head: ResponseHead, encoder: Encoder) -> bytes:
+    """The block of a response's head. A 101 is a 200 here (RFC 8441, section 5)."""
+    start = encoder.take_resizes()
+    status = 200 if head.status == 101 else head.status
+    start += _STATUSES.get(status) or _pseudo(encoder, b":status", b"%d" % status)
+    return encoder.encode(head.headers.fields, start)
+
+
+def write_trailers(trailers: Headers, encoder: Encoder) -> bytes:
+    """The block of trailers."""
+    return encoder.encode(trailers.fields)
+
+
+def request_head(parts: RequestParts, end: bool) -> RequestHead:
+    """A head of its own from parts that may be shared."""
+    method, path, authority, scheme, fields, length, upgrade, expects = parts
+    if length is None and end:
+        length = 0
+    return RequestHead(method, path, authority, Headers(fields.copy()), 20, scheme, length, end, upgrade, expects)
+

@@ -1,0 +1,446 @@
+"""The sending half of a connection: heads at once, in the order in which they come; bodies as the peer's windows allow, the streams taking turns.
+
+A chunk that its windows let through at once goes into the batch as it is. Everything else waits in its stream's queue until `data_to_send`, which lets each
+waiting stream send one frame in turn. END_STREAM is set on the stream's last frame when that has not left yet, so a short answer is HEADERS and DATA and
+nothing more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sidecar.codec.h2.encoder import Encoder
+from sidecar.codec.h2.fields import write_request, write_response, write_trailers
+from sidecar.codec.h2.frames import (
+    CONTINUATION,
+    DATA,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    LARGEST_STREAM_ID,
+    NO_ERROR,
+    PING,
+    SMALLEST_MAX_FRAME,
+    frame,
+    goaway_frame,
+    pack_head,
+    reset_frame,
+    window_update_frame,
+)
+from sidecar.codec.h2.limits import H2Limits
+from sidecar.codec.h2.streams import (
+    CLOSED,
+    HALF_LOCAL,
+    IDLE,
+    MISUSE,
+    OPEN,
+    RESET_SENT,
+    SEND_DATA,
+    SEND_END,
+    SEND_HEAD,
+    SEND_HEAD_END,
+    TABLE,
+    Stream,
+)
+from sidecar.codec.h2.windows import ReceiveWindow
+from sidecar.headers import Headers
+from sidecar.message import RequestHead, ResponseHead
+
+# Streams that we may open before the peer's first SETTINGS tell: what RFC 9113, section 6.5.2, recommends peers to allow at least.
+_STREAMS_BEFORE_SETTINGS = 100
+# Streams that were reset are remembered this long (in streams), so that late frames for them are told from frames for streams that ended.
+REMEMBERED_RESETS = 1_000
+
+
+class PeerSettings:
+    """What the peer announced, with the defaults of RFC 9113, section 6.5.2, before that."""
+
+    __slots__ = ("concurrent_streams", "connect_protocol", "frame_octets", "header_list_octets", "received", "stream_window", "table_octets")
+
+    def __init__(self) -> None:
+        self.received = False
+        self.concurrent_streams = _STREAMS_BEFORE_SETTINGS
+        self.stream_window = DEFAULT_WINDOW
+        self.frame_octets = SMALLEST_MAX_FRAME
+        self.header_list_octets: int | None = None  # None: not announced
+        self.table_octets = 4096
+        self.connect_protocol = False
+
+    def __repr__(self) -> str:
+        return f"<PeerSettings {', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
+
+
+class SendingHalf:
+    """The part of `H2Connection` that makes frames. A call for a stream that is gone meanwhile is in vain, not wrong: its owner learns of it by an event.
+
+    What is against the protocol by our own fault (a body before its head, anything after the end) raises `RuntimeError`.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_batch",
+        "_drained",
+        "_encoder",
+        "_ended",
+        "_frame_octets",
+        "_held_after_end",
+        "_last_accepted",
+        "_last_peer_stream",
+        "_next_stream",
+        "_out",
+        "_ready",
+        "_send_window",
+        "_streams",
+        "_window",
+        "counters",
+        "is_client",
+        "is_peer_leaving",
+        "limits",
+        "peer",
+        "sent_data_frames",
+    )
+
+    def __init__(self, is_client: bool, limits: H2Limits) -> None:
+        self.is_client = is_client
+        self.limits = limits
+        self.peer = PeerSettings()
+        self.is_peer_leaving = False
+        self.counters: dict[str, int] = {}
+        self.sent_data_frames = 0
+        self._out: list[bytes] = []
+        self._batch = 0
+        self._answers = 0
+        self._encoder = Encoder(limits.encoder_table_octets)
+        self._streams: dict[int, Stream] = {}
+        self._ended: dict[int, int] = {}
+        self._held_after_end: dict[int, int] = {}
+        self._send_window = DEFAULT_WINDOW
+        self._frame_octets = min(SMALLEST_MAX_FRAME, limits.frame_octets)
+        self._ready: deque[Stream] = deque()
+        self._drained: list[int] = []
+        self._window = ReceiveWindow(max(limits.connection_window, DEFAULT_WINDOW), max(limits.connection_window_most, DEFAULT_WINDOW))
+        self._next_stream = 1
+        self._last_peer_stream = 0
+        self._last_accepted = LARGEST_STREAM_ID  # what our last GOAWAY said
+
+    # -- streams -----------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that have not ended in both directions."""
+        return len(self._streams)
+
+    @property
+    def wants_write(self) -> bool:
+        """Would `data_to_send` give something? True also when only closed windows hold it back."""
+        return bool(self._out or self._ready)
+
+    def can_open_stream(self) -> bool:
+        """Would `open_stream` give a stream now?"""
+        return len(self._streams) < self.peer.concurrent_streams and self._next_stream <= LARGEST_STREAM_ID and not self.is_peer_leaving
+
+    def open_stream(self) -> int | None:
+        """A new stream's id, or None when the peer's limit is reached, the ids are used up, or the peer said GOAWAY. Client only.
+
+        Send its head before opening another one: ids go out in their order (RFC 9113, section 5.1.1).
+        """
+        if not self.can_open_stream():
+            return None
+        stream_id = self._next_stream
+        self._next_stream += 2
+        self._streams[stream_id] = Stream(stream_id, IDLE, self.peer.stream_window)
+        return stream_id
+
+    def queued(self, stream_id: int) -> int:
+        """Octets of the stream that wait for windows."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.queued
+
+    def take_drained(self) -> list[int]:
+        """The streams whose queue became empty since the last call."""
+        drained = self._drained
+        self._drained = []
+        return drained
+
+    def stalled(self, now: float) -> list[tuple[int, float]]:
+        """(stream id, since when) of streams that have octets waiting and moved almost none since (`H2Limits.progress_octets`).
+
+        Call it now and then, `now` in seconds; how long is too long is yours to decide. "Since" is the time of an earlier call, so it is never too long ago.
+        """
+        found = []
+        for stream in self._streams.values():
+            if not stream.queued:
+                stream.mark_since = None
+            elif stream.mark_since is None or stream.sent - stream.mark >= self.limits.progress_octets:
+                stream.mark = stream.sent
+                stream.mark_since = now
+            else:
+                found.append((stream.id, stream.mark_since))
+        return found
+
+    # -- messages ----------------------------------------------------------------------------------------------------------------------------
+
+    def send_head(self, stream_id: int, head: RequestHead | ResponseHead, end: bool) -> None:
+        """The request's head, or the final one of a response, is in the batch; `end`: nothing follows.
+
+        A 101 with `upgrade` goes out as the 200 of RFC 8441. A request with `upgrade` needs `peer.connect_protocol`.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        _, after = _step(stream, SEND_HEAD_END if end else SEND_HEAD)
+        if stream.head_sent:
+            raise RuntimeError(f"a second final head on {stream!r}")
+        if isinstance(head, RequestHead):
+            if head.upgrade is not None:
+                stream.tunnel = head.upgrade
+            elif head.method == b"CONNECT":
+                stream.tunnel = b""
+            else:
+                stream.is_head_request = head.method == b"HEAD"
+            block = write_request(head, self._encoder)
+        else:
+            block = write_response(head, self._encoder)
+        stream.head_sent = True
+        self._write_block(stream, block, end)
+        stream.state = after
+        if end:
+            self._local_end(stream)
+
+    def send_informational(self, stream_id: int, head: ResponseHead) -> None:
+        """A 1xx head is in the batch. Server only."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        _step(stream, SEND_HEAD)
+        if stream.head_sent:
+            raise RuntimeError(f"an informational head behind the final one on {stream!r}")
+        self._write_block(stream, write_response(head, self._encoder), False)
+
+    def send_data(self, stream_id: int, chunk: bytes) -> int:
+        """The chunk is in the batch or in the stream's queue; the octets now queued there. More than 0: hold your source until `take_drained` names the stream.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return 0
+        if TABLE[stream.state][SEND_DATA][0] == MISUSE or stream.ending:
+            raise RuntimeError(f"data behind the end of {stream!r}")
+        size = len(chunk)
+        if size <= stream.send_window and size <= self._send_window and size <= self._frame_octets and not stream.queued and not self._ready:
+            if size:
+                stream.send_window -= size
+                self._send_window -= size
+                stream.sent += size
+                self.sent_data_frames += 1
+                out = self._out
+                stream.batch = self._batch
+                stream.tail = len(out)
+                out += (pack_head(size << 8, 0, stream_id), chunk)
+            return 0
+        if stream.queue is None:
+            stream.queue = deque()
+        stream.queue.append(chunk)
+        stream.queued += size
+        if not stream.waits and stream.send_window > 0:
+            stream.waits = True
+            self._ready.append(stream)
+        return stream.queued
+
+    def send_end(self, stream_id: int, trailers: Headers | None = None) -> None:
+        """The stream's message ends behind what was sent so far. Our side of a tunnel ends so, too."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        _step(stream, SEND_END)
+        if stream.ending:
+            raise RuntimeError(f"a second end of {stream!r}")
+        if stream.queued:
+            stream.ending = True
+            stream.trailers = trailers
+        else:
+            self._write_end(stream, trailers)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """The stream is over, what it had queued is dropped, and RST_STREAM is in the batch. Nothing more comes from it; its octets not yet consumed are
+        credited.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if stream.state != IDLE:
+            self._out.append(reset_frame(stream_id, code))
+        self._forget(stream, RESET_SENT)
+
+    def ping(self, payload: bytes) -> None:
+        """A PING with these 8 octets is in the batch; `PingAcked` tells of its answer."""
+        if len(payload) != 8:
+            raise ValueError("a PING has 8 octets")
+        self._out.append(frame(PING, 0, 0, payload))
+
+    def goaway(self, code: int = NO_ERROR, last: int | None = None, debug: bytes = b"") -> None:
+        """GOAWAY is in the batch; streams above `last` (None: the last one that came) are ignored from now on.
+
+        To drain: once with `LARGEST_STREAM_ID`, and after a round trip (a PING's answer) once more with None (RFC 9113, section 6.8).
+        """
+        last = min(self._last_peer_stream if last is None else last, self._last_accepted)
+        self._last_accepted = last
+        self._out.append(goaway_frame(last, code, debug))
+
+    def consumed(self, stream_id: int, octets: int) -> None:
+        """`octets` of the stream's DATA have left on the other side; credit is in the batch when half a window is due.
+
+        Call it for every octet delivered, also after the stream's end; after a reset it may be left out.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            held = self._held_after_end.get(stream_id, 0)
+            if not held:
+                return
+            octets = min(octets, held)
+            if octets == held:
+                del self._held_after_end[stream_id]
+            else:
+                self._held_after_end[stream_id] = held - octets
+        else:
+            window = stream.window
+            if window is None:
+                return
+            octets = min(octets, window.held)
+            increment = window.give(octets)
+            if increment and stream.state in (OPEN, HALF_LOCAL):
+                self._out.append(window_update_frame(stream_id, increment))
+        self._credit(octets)
+
+    # -- the batch ---------------------------------------------------------------------------------------------------------------------------
+
+    def data_to_send(self, most_octets: int | None = None) -> list[bytes]:
+        """Everything produced since the last call, in pieces to be written in their order. `most_octets`: bound for DATA taken from queues (frames are not cut
+        for it).
+        """
+        if self._ready:
+            self._pump(LARGEST_STREAM_ID if most_octets is None else most_octets)
+        out = self._out
+        self._out = []
+        self._batch += 1
+        self._answers = 0
+        return out
+
+    def _pump(self, most: int) -> None:
+        """Each waiting stream sends a frame in turn, while there is credit."""
+        ready = self._ready
+        out = self._out
+        while ready and self._send_window > 0 and most > 0:
+            stream = ready.popleft()
+            allowed = min(stream.send_window, self._send_window, self._frame_octets)
+            if not stream.queued or allowed <= 0:
+                stream.waits = False
+                continue
+            chunk = _take_slice(stream, allowed)
+            size = len(chunk)
+            stream.queued -= size
+            stream.send_window -= size
+            stream.sent += size
+            self._send_window -= size
+            self.sent_data_frames += 1
+            most -= size
+            stream.batch = self._batch
+            stream.tail = len(out)
+            out += (pack_head(size << 8 | DATA, 0, stream.id), chunk)
+            if stream.queued:
+                if stream.send_window > 0:
+                    ready.append(stream)
+                else:
+                    stream.waits = False
+                continue
+            stream.waits = False
+            self._drained.append(stream.id)
+            if stream.ending:
+                self._write_end(stream, stream.trailers)
+
+    def _write_block(self, stream: Stream, block: bytes, end: bool) -> None:
+        most = self.peer.frame_octets
+        out = self._out
+        flags = END_STREAM if end else 0
+        if len(block) <= most:
+            stream.batch = self._batch
+            stream.tail = len(out)
+            out += (pack_head(len(block) << 8 | HEADERS, flags | END_HEADERS, stream.id), block)
+            return
+        kind = HEADERS
+        for start in range(0, len(block), most):
+            piece = block[start : start + most]
+            out.append(frame(kind, flags | (END_HEADERS if start + most >= len(block) else 0), stream.id, piece))
+            kind = CONTINUATION
+            flags = 0
+
+    def _write_end(self, stream: Stream, trailers: Headers | None) -> None:
+        block = write_trailers(trailers, self._encoder) if trailers is not None and trailers.fields else b""
+        if block:
+            self._write_block(stream, block, True)
+        elif stream.batch == self._batch:
+            head = self._out[stream.tail]
+            self._out[stream.tail] = head[:4] + bytes((head[4] | END_STREAM,)) + head[5:]
+        else:
+            self._out.append(pack_head(DATA, END_STREAM, stream.id))
+        stream.state = TABLE[stream.state][SEND_END][1]
+        self._local_end(stream)
+
+    def _local_end(self, stream: Stream) -> None:
+        if stream.state == CLOSED:
+            self._forget(stream, CLOSED)
+        elif stream.is_discarded:
+            # Section 8.1: the answer is complete, the rest of the request is not wanted.
+            self.reset(stream.id, NO_ERROR)
+
+    # -- endings and credit ------------------------------------------------------------------------------------------------------------------
+
+    def _forget(self, stream: Stream, state: int) -> None:
+        """The stream is over in `state`."""
+        del self._streams[stream.id]
+        held = 0 if stream.window is None else stream.window.held
+        if state != CLOSED:
+            self._remember_end(stream.id, state)
+            if held:
+                self._credit(held)
+        elif held:
+            self._held_after_end[stream.id] = held
+        if stream.queued:
+            stream.queue = None
+            stream.queued = 0
+            if stream.waits:
+                self._ready.remove(stream)
+        stream.state = state
+
+    def _remember_end(self, stream_id: int, state: int) -> None:
+        ended = self._ended
+        ended[stream_id] = state
+        if len(ended) > REMEMBERED_RESETS:
+            del ended[next(iter(ended))]
+
+    def _credit(self, octets: int) -> None:
+        """Octets of the connection's window are free again."""
+        increment = self._window.give(octets)
+        if increment:
+            self._out.append(window_update_frame(0, increment))
+
+
+def _step(stream: Stream, given: int) -> tuple[int, int]:
+    step = TABLE[stream.state][given]
+    if step[0] == MISUSE:
+        raise RuntimeError(f"not allowed on {stream!r}")
+    return step
+
+
+def _take_slice(stream: Stream, most: int) -> bytes:
+    """The next octets of the queue, at most `most` of them; chunks are not joined."""
+    queue = stream.queue
+    assert queue
+    chunk = queue[0]
+    if len(chunk) <= most:
+        queue.popleft()
+        return bytes(chunk)  # the same object unless it is the rest of a longer one
+    # What is left over keeps a view of the chunk: a big body is copied once, slice by slice, and not once for each slice.
+    view = memoryview(chunk)
+    queue[0] = view[most:]  # type: ignore[assignment]
+    return bytes(view[:most])
