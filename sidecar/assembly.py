@@ -24,6 +24,7 @@ from sidecar.downstream.listener import ChainRuntime, ListenerRuntime
 from sidecar.downstream.tcp import TCPServerConnection
 from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.facts import ConnectionFacts
+from sidecar.headers import Headers
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.message import RequestHead
@@ -53,7 +54,9 @@ _log = Logger(namespace="sidecar")
 
 
 class Sidecar:
-    """One running configuration. `start()` and `stop()` return Deferreds; `abort()` ends everything at once. `reactor` is handed to everything that needs time or sockets."""
+    """One running configuration. `start()` and `stop()` return Deferreds; `abort()` ends everything at once. `reactor` is handed to everything that needs
+    time or sockets.
+    """
 
     def __init__(self, config: Config, reactor: Any, finder: Finder) -> None:
         self.config = config
@@ -273,7 +276,9 @@ class Sidecar:
         return runtime
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
-        """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at the right one."""
+        """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at
+        the right one.
+        """
         overrides = {(each.kind, each.name): each for each in route.filters}
         chosen: list[tuple[Any, Account]] = []
         for ref, pair in zip(settings.http_filters, plugins, strict=True):
@@ -297,7 +302,7 @@ class Sidecar:
             account = Account(ref.kind, ref.name, ref.fail_open)
             self.accounts.append(account)
             context = PluginContext(ref.name, self.reactor, self.config.node, self.registry, self._http_connector)
-            target = self.finder.load(ref.kind, ref.name)
+            target: Any = self.finder.load(ref.kind, ref.name)
             config = ref.config if ref.config is not None else target.Config()
             try:
                 plugin = target(config, context)
@@ -337,7 +342,7 @@ class Sidecar:
 def refuse_unread(http: HTTPRuntime, caller: Any, connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
     """The reply to bytes that are no request; it is recorded and counted like any other exchange."""
     http.bad_requests += 1
-    unread = RequestHead(b"-", b"-", b"", replies.Headers(), version=11)
+    unread = RequestHead(b"-", b"-", b"", Headers(), version=11)
     exchange = Exchange(http, caller, _Nobody(), unread, now)
     exchange.fail(error)
     return replies.error_reply(error)
@@ -407,5 +412,3 @@ def _answer(route: model.Route) -> Callable[[RequestHead], tuple[Any, bytes]]:
 def _problem(origin: str, message: str) -> Problem:
     file, line, column = ("", "0", "0") if origin.count(":") < 2 else origin.rsplit(":", 2)
     return Problem(message, file, int(line) if line.isdigit() else 0, int(column) if column.isdigit() else 0)
-
-

@@ -9,6 +9,8 @@ what they raise is counted, logged, and answered with 500 (or passed over when t
 
 from __future__ import annotations
 
+from typing import Any
+
 from zope.interface import Attribute, Interface
 
 # mypy's zope plugin reads methods without self.
@@ -47,14 +49,14 @@ class IPluginLifecycle(Interface):
 class IConnectionFilter(Interface):
     """Kind `connection-filter`: may this connection come in?"""
 
-    def connection_accepted(connection: object) -> object:
+    def connection_accepted(connection: Any) -> object:
         """Called once for each connection, before TLS. `connection`: `ConnectionFacts` with `tls` None. Returns None or `Allow` to go on, `Deny` to close it at once."""
 
 
 class IHandshakeFilter(Interface):
     """Kind `connection-filter`, second chance: the same question when TLS facts are known."""
 
-    def handshake_done(connection: object) -> object:
+    def handshake_done(connection: Any) -> object:
         """Called once after each successful handshake (never on cleartext), before a byte of the application protocol is read. Answers as `connection_accepted`."""
 
 
@@ -84,27 +86,27 @@ class IExchange(Interface):
 class ITracer(Interface):
     """Kind `tracer`: propagate trace context and make spans. Synchronous; all three are called for every exchange when tracing is configured."""
 
-    def begin(exchange: object, sample: float) -> None:
+    def begin(exchange: Any, sample: float) -> None:
         """Before any filter: read the caller's context from the request, set `exchange.trace` (with `trace_id` and `span_id`, hex `str`, for the access record). `sample`: share of new traces to sample."""
 
-    def inject(exchange: object) -> None:
+    def inject(exchange: Any) -> None:
         """Once for each attempt, when the request is about to go up: write the context into `exchange.request.headers`."""
 
-    def end(exchange: object, record: object) -> list[object]:
+    def end(exchange: Any, record: Any) -> list[Any]:
         """After the exchange: the finished spans (`sidecar.telemetry.trace.Span`), empty when not sampled."""
 
 
 class ISpanExporter(Interface):
     """Kind `span-exporter`: sends spans away. Must not wait: it queues, and drops with a count when its queue is full."""
 
-    def export(spans: list[object]) -> None:
+    def export(spans: list[Any]) -> None:
         """Called after each sampled exchange with its spans."""
 
 
 class IAuthenticator(Interface):
     """Kind `authenticator`: who is calling?"""
 
-    def authenticate(exchange: object) -> object:
+    def authenticate(exchange: Any) -> object:
         """Called once for each request, in the chain's order. A `Principal`, None (no credential of my kind here: the next one may know), or `Refuse(Unauthenticated(...))` for a bad credential.
         The first principal found is kept; later authenticators are then not asked."""
 
@@ -112,7 +114,7 @@ class IAuthenticator(Interface):
 class IAuthorizer(Interface):
     """Kind `authorizer`: may this principal do this?"""
 
-    def authorize(exchange: object) -> object:
+    def authorize(exchange: Any) -> object:
         """Called once for each request; `exchange.principal` is set or None. Returns `Allow`, `Deny` or `Shadow`."""
 
 
@@ -130,7 +132,7 @@ class IRateLimiter(Interface):
 class IRequestHeadHook(Interface):
     """Kind `filter`: sees the request's head."""
 
-    def request_head(exchange: object) -> object:
+    def request_head(exchange: Any) -> object:
         """Called once, in the chain's order, before an endpoint is chosen. Any `Verdict`."""
 
 
@@ -139,7 +141,7 @@ class IRequestBodyHook(Interface):
 
     request_body_mode = Attribute("BodyMode: OBSERVE, STREAM or buffer(limit_bytes), fixed when the plugin is made")
 
-    def request_body(exchange: object, chunk: bytes, end: bool) -> object:
+    def request_body(exchange: Any, chunk: bytes, end: bool) -> object:
         """Called for each chunk in order; the last call has `end` true (its chunk may be empty); never after a reply. Never called for a request without body.
         observe: return None. stream, buffer: return the bytes to send instead (b"" to hold back), or None to leave the chunk. Also `Reply`, `Refuse` or `Reset`."""
 
@@ -147,14 +149,14 @@ class IRequestBodyHook(Interface):
 class IRequestTrailersHook(Interface):
     """Kind `filter`: sees the request's trailers."""
 
-    def request_trailers(exchange: object, trailers: object) -> object:
+    def request_trailers(exchange: Any, trailers: Any) -> object:
         """Called at most once, after the body, when there are trailers (`Headers`, may be edited). None, `Reply`, `Refuse` or `Reset`. Synchronous."""
 
 
 class IResponseHeadHook(Interface):
     """Kind `filter`: sees the response's head, in reverse order of the chain; also that of local replies."""
 
-    def response_head(exchange: object) -> object:
+    def response_head(exchange: Any) -> object:
         """Called once for the final head. None, `Reply` or `Refuse` (replaces the response), `Repick`, `Reset`."""
 
 
@@ -163,38 +165,38 @@ class IResponseBodyHook(Interface):
 
     response_body_mode = Attribute("BodyMode, as for requests; beyond the limit of a buffering hook the client gets 502")
 
-    def response_body(exchange: object, chunk: bytes, end: bool) -> object:
+    def response_body(exchange: Any, chunk: bytes, end: bool) -> object:
         """As `IRequestBodyHook.request_body`. `Reply` and `Refuse` only from a buffering hook (the head has not left then); otherwise `Reset`."""
 
 
 class IResponseTrailersHook(Interface):
     """Kind `filter`: sees the response's trailers."""
 
-    def response_trailers(exchange: object, trailers: object) -> object:
+    def response_trailers(exchange: Any, trailers: Any) -> object:
         """As `IRequestTrailersHook.request_trailers`; None or `Reset`."""
 
 
 class IExchangeDone(Interface):
     """Any kind in the chain: the exchange is over."""
 
-    def exchange_done(exchange: object, record: object) -> None:
+    def exchange_done(exchange: Any, record: Any) -> None:
         """Called exactly once for every exchange whose chain was entered, whatever ended it, after its last byte. `record`: `ExchangeRecord`. Nothing it returns is looked at."""
 
 
 class IBalancer(Interface):
     """Kind `balancer`: which endpoint? One instance for each cluster. Synchronous."""
 
-    def update(endpoints: list[object]) -> None:
+    def update(endpoints: list[Any]) -> None:
         """The endpoints that may be used now, whenever they change: objects with `address` (Address), `weight` (int > 0) and `active` (int: requests running). Keep what still fits."""
 
-    def pick(exchange: object, tried: tuple[object, ...]) -> object:
+    def pick(exchange: Any, tried: tuple[Any, ...]) -> object:
         """One of the endpoints, not one of `tried` unless nothing else is left; None when there is none at all. `exchange` may be None (the sidecar's own requests)."""
 
 
 class IAccessLog(Interface):
     """Kind `access-log`: where records go. Synchronous; must not wait: it buffers."""
 
-    def log(record: object) -> None:
+    def log(record: Any) -> None:
         """Called once for each exchange with its `ExchangeRecord`, which it must not keep."""
 
 
@@ -204,7 +206,7 @@ class ICertificateSource(Interface):
     def load() -> object:
         """The `Material` as it is now (`sidecar.identity.material`). Raises `ValueError` with a sentence for a person when it is broken, incomplete or expired."""
 
-    def watch(changed: object) -> None:
+    def watch(changed: Any) -> None:
         """From now on call `changed()` (no arguments, reactor thread) whenever `load` may give something new. Called once, at the start; ended by `stop`."""
 
     def stop() -> None:
@@ -218,16 +220,16 @@ class IDownstreamStream(Interface):
     """The client's side of one exchange. The exchange calls these; nothing goes to the socket before `flush` or the end of the batch. After `send_end`, `reset`, or a head with
     `end_stream`, nothing but `flush` is called."""
 
-    def send_informational(head: object) -> None:
+    def send_informational(head: Any) -> None:
         """A 1xx head (not 101). Dropped for an HTTP/1.0 client."""
 
-    def send_head(head: object) -> None:
+    def send_head(head: Any) -> None:
         """The final head, once."""
 
     def send_data(chunk: bytes) -> None:
         """A chunk of the body, or of an open tunnel."""
 
-    def send_end(trailers: object) -> None:
+    def send_end(trailers: Any) -> None:
         """The end of the body; `trailers` is a `Headers` or None."""
 
     def flush() -> None:
@@ -236,7 +238,7 @@ class IDownstreamStream(Interface):
     def open_tunnel() -> None:
         """After `send_head` of a 101 or of a 2xx to CONNECT: from now on data is opaque in both directions; `send_end` ends our sending side only."""
 
-    def reset(error: object) -> None:
+    def reset(error: Any) -> None:
         """Give up: what was sent so far is flushed, then the connection closes (HTTP/1) or the stream is reset (HTTP/2)."""
 
     def release() -> None:
@@ -258,13 +260,13 @@ class IUpstreamStream(Interface):
     is_reused = Attribute("bool: other exchanges used this connection before")
     tls = Attribute("TLSFacts or None")
 
-    def send_head(head: object) -> None:
+    def send_head(head: Any) -> None:
         """The request's head, once, first."""
 
     def send_data(chunk: bytes) -> None:
         """A chunk of the body, or of an open tunnel."""
 
-    def send_end(trailers: object) -> None:
+    def send_end(trailers: Any) -> None:
         """The end of the body; not called after a head with `end_stream`."""
 
     def flush() -> None:
@@ -273,7 +275,7 @@ class IUpstreamStream(Interface):
     def open_tunnel() -> None:
         """After a 101, or a 2xx to CONNECT, arrived: data is opaque from now on."""
 
-    def reset(error: object) -> None:
+    def reset(error: Any) -> None:
         """Abandon the attempt; no more calls to the exchange follow."""
 
     def pause_response() -> None:
@@ -289,10 +291,10 @@ class IStreamOwner(Interface):
     def request_data(chunk: bytes) -> None:
         """From downstream: a chunk of the body or tunnel."""
 
-    def request_end(trailers: object) -> None:
+    def request_end(trailers: Any) -> None:
         """From downstream: the body's end, or the end of the client's side of a tunnel."""
 
-    def downstream_lost(error: object) -> None:
+    def downstream_lost(error: Any) -> None:
         """From downstream: the client is gone or broke the rules. No call to the downstream stream may follow."""
 
     def timed_out() -> None:
@@ -307,22 +309,22 @@ class IStreamOwner(Interface):
     def downstream_drained() -> None:
         """From downstream: they are below the low watermark again."""
 
-    def upstream_ready(stream: object) -> None:
+    def upstream_ready(stream: Any) -> None:
         """From the connector: a stream for this attempt. May be called before `open` returned."""
 
-    def upstream_unavailable(error: object, endpoint: object) -> None:
+    def upstream_unavailable(error: Any, endpoint: Any) -> None:
         """From the connector: there will be none (`UpstreamError`). `endpoint` may be None."""
 
-    def response_head(head: object) -> None:
+    def response_head(head: Any) -> None:
         """From upstream: a head, informational or final."""
 
     def response_data(chunk: bytes) -> None:
         """From upstream: a chunk of the body or tunnel."""
 
-    def response_end(trailers: object) -> None:
+    def response_end(trailers: Any) -> None:
         """From upstream: the body's end, or the end of the application's side of a tunnel."""
 
-    def response_failed(error: object) -> None:
+    def response_failed(error: Any) -> None:
         """From upstream: the attempt broke (`UpstreamError`). No call to the upstream stream may follow."""
 
     def upstream_congested() -> None:
@@ -337,6 +339,6 @@ class IConnector(Interface):
 
     name = Attribute("str: the cluster's name")
 
-    def open(owner: object, tried: tuple[object, ...], fresh: bool) -> object:
+    def open(owner: Any, tried: tuple[Any, ...], fresh: bool) -> object:
         """Ask for a stream to an endpoint other than `tried`; `fresh`: on a new connection. Answers by `upstream_ready` or `upstream_unavailable`, perhaps before returning.
         Returns a ticket with `cancel()` (harmless after the answer)."""

@@ -48,7 +48,9 @@ class UpstreamSide:
         return self._slot.check(transport.tls, address, self._cluster)
 
     def explain(self, transport: Any, reason: Any, address: Address) -> UpstreamError | None:
-        """The error for a connection that TLS ended right after the handshake (in TLS 1.3 a refusal of our certificate arrives then); None when TLS had no part in it."""
+        """The error for a connection that TLS ended right after the handshake (in TLS 1.3 a refusal of our certificate arrives then); None when TLS had no
+        part in it.
+        """
         problem = transport.tls_error
         if problem is None or not self._slot.is_refusal(problem.error):
             return None

@@ -1,6 +1,7 @@
 """The process: start in order, stop in reverse, signals, and where its own log goes.
 
-SIGTERM and SIGINT drain: listeners close, idle connections close, running exchanges end, at most `drain_time`; a second one ends at once. Both exit with status 0.
+SIGTERM and SIGINT drain: listeners close, idle connections close, running exchanges end, at most `drain_time`; a second one ends at once. Both exit with
+status 0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from sidecar.model import Config
 from sidecar.plugins import Finder
 
 _log = Logger(namespace="sidecar")
-# Objects of the configuration, modules and plugins live as long as the process: the collector need not look at them again (gc.freeze). New garbage is mostly freed by reference
+# Objects of the configuration, modules and plugins live as long as the process: the collector need not look at them again (gc.freeze). New garbage is mostly
+# freed by reference
 # counts; cycles are made by failures and connections, so a higher first threshold costs little memory and saves a collection every few requests.
 GC_THRESHOLDS = (10_000, 20, 50)
 
@@ -45,11 +47,11 @@ class SidecarService(Service):
         if options is not None and options.get("nodaemon") and not options.get("logfile") and not options.get("logger") and not options.get("syslog"):
             level = LogLevelFilterPredicate(LogLevel.lookupByName(self._log_level))
             parent.setComponent(ILogObserver, FilteringLogObserver(textFileLogObserver(sys.stderr), [level]))
-        super().setServiceParent(parent)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Begin to start; listeners open when everything before them is ready."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
@@ -87,7 +89,7 @@ class SidecarService(Service):
 
     def stopService(self) -> Any:
         """Drain and stop; the reactor waits for it."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         if self.sidecar is None:
             return None
         return ensureDeferred(self.sidecar.stop())
@@ -100,5 +102,3 @@ def _exit_with_failure() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
-
-

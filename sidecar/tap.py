@@ -1,6 +1,7 @@
 """`twistd sidecar`: options, and the service made of them. Imported by twistd only when this subcommand is used.
 
-Installing the reactor happens here, when the options are made: twistd has then seen its own `--reactor` (and installed that), but nothing has imported a reactor yet.
+Installing the reactor happens here, when the options are made: twistd has then seen its own `--reactor` (and installed that), but nothing has imported a
+reactor yet.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ class Options(usage.Options):
     """Options of `twistd sidecar`."""
 
     synopsis = "[--config FILE] [--plugin-dir DIR]..."
-    longdesc = "A service-mesh sidecar: mutual TLS, routing, policy and telemetry beside your application. The configuration is described in docs/configuration.md."
+    longdesc = (
+        "A service-mesh sidecar: mutual TLS, routing, policy and telemetry beside your application. The configuration is described in docs/configuration.md."
+    )
     optParameters = [["config", "c", "sidecar.yaml", "the configuration file"]]  # noqa: RUF012
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self["plugin_dirs"] = []
         self["log_level"] = "info"
 

@@ -27,12 +27,29 @@ def register_runtime_metrics(sidecar: Any) -> None:
         add(f"sidecar_downstream_connections_{name}_total", help, _listener_counter(sidecar, name), by_listener, type="counter")
     add("sidecar_requests_active", "Exchanges running now.", lambda: _by_name(sidecar, "active"), ("chain",))
     add("sidecar_bad_requests_total", "Bytes that were no request.", lambda: _by_name(sidecar, "bad_requests"), ("chain",), type="counter")
-    add("sidecar_stale_retries_total", "Requests sent again because a pooled connection was stale.", lambda: _by_name(sidecar, "stale_retries"), ("chain",), type="counter")
+    add(
+        "sidecar_stale_retries_total",
+        "Requests sent again because a pooled connection was stale.",
+        lambda: _by_name(sidecar, "stale_retries"),
+        ("chain",),
+        type="counter",
+    )
     _register_clusters(sidecar, add)
     _register_plugins(sidecar, add)
-    add("sidecar_certificate_expiry_seconds", "Seconds until the certificate in use expires.", lambda: _certificates(sidecar, "expires_in_seconds"), ("certificate",))
+    add(
+        "sidecar_certificate_expiry_seconds",
+        "Seconds until the certificate in use expires.",
+        lambda: _certificates(sidecar, "expires_in_seconds"),
+        ("certificate",),
+    )
     add("sidecar_certificate_rotations_total", "Replacements taken into use.", lambda: _certificates(sidecar, "rotations"), ("certificate",), type="counter")
-    add("sidecar_certificate_refusals_total", "Replacements refused because they are broken.", lambda: _certificates(sidecar, "refusals"), ("certificate",), type="counter")
+    add(
+        "sidecar_certificate_refusals_total",
+        "Replacements refused because they are broken.",
+        lambda: _certificates(sidecar, "refusals"),
+        ("certificate",),
+        type="counter",
+    )
     add("process_resident_memory_bytes", "Resident memory.", _resident_bytes)
     add("process_cpu_seconds_total", "User and system CPU time.", _cpu_seconds, type="counter")
 
@@ -47,8 +64,18 @@ def _by_name(sidecar: Any, attribute: str) -> Numbers:
 
 def _register_clusters(sidecar: Any, add: Callable[..., None]) -> None:
     labels = ("cluster",)
-    add("sidecar_upstream_connections", "Connections open or being opened now.", lambda: {(name,): each.connections for name, each in sidecar.connectors.items()}, labels)
-    add("sidecar_upstream_pending", "Requests waiting for a connection now.", lambda: {(name,): each.pending for name, each in sidecar.connectors.items()}, labels)
+    add(
+        "sidecar_upstream_connections",
+        "Connections open or being opened now.",
+        lambda: {(name,): each.connections for name, each in sidecar.connectors.items()},
+        labels,
+    )
+    add(
+        "sidecar_upstream_pending",
+        "Requests waiting for a connection now.",
+        lambda: {(name,): each.pending for name, each in sidecar.connectors.items()},
+        labels,
+    )
     for counter, help in (
         ("requests", "Attempts."),
         ("connections_opened", "Connections begun."),

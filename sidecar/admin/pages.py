@@ -15,11 +15,15 @@ def make_pages(sidecar: Any) -> dict[bytes, Page]:
         b"/healthz/live": Page(lambda query: Answer(b"alive\n"), "200 while the process serves its event loop"),
         b"/healthz/ready": Page(lambda query: _ready(sidecar), "200 when listeners are open, 503 while starting or draining"),
         b"/config_dump": Page(lambda query: Answer.json(dump(sidecar.config)), "the configuration in use, without secrets"),
-        b"/clusters": Page(lambda query: Answer.json([connector.snapshot() for connector in sidecar.connectors.values()]), "clusters, endpoints, connections, counters"),
+        b"/clusters": Page(
+            lambda query: Answer.json([connector.snapshot() for connector in sidecar.connectors.values()]), "clusters, endpoints, connections, counters"
+        ),
         b"/listeners": Page(lambda query: Answer.json(_listeners(sidecar)), "listeners, connections, counters"),
         b"/certs": Page(lambda query: Answer.json(sidecar.keyring.snapshot()), "certificates in use, validity, refused replacements"),
         b"/server_info": Page(lambda query: Answer.json(_server_info(sidecar)), "version, state, uptime, who this sidecar is"),
-        b"/stats/prometheus": Page(lambda query: Answer(sidecar.registry.text(), b"text/plain; version=0.0.4; charset=utf-8"), "metrics in Prometheus' text format"),
+        b"/stats/prometheus": Page(
+            lambda query: Answer(sidecar.registry.text(), b"text/plain; version=0.0.4; charset=utf-8"), "metrics in Prometheus' text format"
+        ),
         b"/drain": Page(lambda query: _drain(sidecar), "stop accepting and let connections end; the process stays until it is told to stop", changes=True),
     }
 

@@ -104,7 +104,9 @@ class AdminServer:
         except Exception:
             _log.failure("the admin page {path} failed", path=path)
             made = Answer(b"the page failed; see the log\n", status=500)
-        return replies.text_reply(made.status, made.content_type, made.body, head, Headers.of([(b"Cache-Control", b"no-store"), (b"X-Content-Type-Options", b"nosniff")]))
+        return replies.text_reply(
+            made.status, made.content_type, made.body, head, Headers.of([(b"Cache-Control", b"no-store"), (b"X-Content-Type-Options", b"nosniff")])
+        )
 
     def _index(self, query: bytes) -> Answer:
         lines = [f"{path.decode():24} {'POST  ' if page.changes else ''}{page.summary}" for path, page in sorted(self.pages.items())]

@@ -1,6 +1,7 @@
 """HTTP/1.1 towards clients: one connection, its requests one after the other.
 
-The connection is itself the downstream stream (`IDownstreamStream`) of the exchange in progress. Pipelined requests wait as bytes in the reader, at most `pipeline_bytes` of
+The connection is itself the downstream stream (`IDownstreamStream`) of the exchange in progress. Pipelined requests wait as bytes in the reader, at most
+`pipeline_bytes` of
 them; then reading pauses. What an exchange sends is collected and written in one go when it is flushed.
 """
 
@@ -19,7 +20,8 @@ from sidecar.headers import Headers
 from sidecar.interfaces import IDownstreamStream
 from sidecar.message import End, RequestHead, ResponseHead
 
-# After an answer that came before the request was complete, the rest is read and thrown away for this long, so that closing does not destroy the answer on its way
+# After an answer that came before the request was complete, the rest is read and thrown away for this long, so that closing does not destroy the answer on
+# its way
 # (RFC 9112 section 9.6); then the client has had its chance.
 LINGER_SECONDS = 2.0
 # A client that takes nothing of what is queued for it for this long is gone for us: nginx (send_timeout) and HAProxy users set 60 s.
@@ -30,7 +32,8 @@ DRAIN_IDLE_SECONDS = 0.5
 
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol, IDownstreamStream)
 class H1ServerConnection:
-    """`begin(head, connection, now)` makes and returns the exchange of a request that was read; `refuse(error)` gives (head, body) for one that could not be; `closed(connection)`
+    """`begin(head, connection, now)` makes and returns the exchange of a request that was read; `refuse(error)` gives (head, body) for one that could not be;
+    `closed(connection)`
     is told once when the connection is gone. `limits` is a `model.HTTPLimits`; `runtime` has `seconds()`, `wheel`, `draining`."""
 
     __slots__ = (
@@ -85,7 +88,9 @@ class H1ServerConnection:
         self._out: list[bytes] = []
         self._exchange: Any = None
         self._request_done = True
-        self._advancing = self._closing = self._congested = self._delivering = self._released = self._half_closed = self._is_tunnel = self._lingering = self._read_paused = False
+        self._advancing = self._closing = self._congested = self._delivering = self._released = self._half_closed = self._is_tunnel = self._lingering = (
+            self._read_paused
+        ) = False
         self._idle = True
         # Octets still queued when the close began or was last looked at.
         self._unsent = 0
@@ -198,7 +203,9 @@ class H1ServerConnection:
         self._linger()
 
     def _advance(self) -> None:
-        """Take the next requests from what is buffered, as long as none is in progress. A loop, not a recursion: a thousand pipelined requests answered from here must not nest."""
+        """Take the next requests from what is buffered, as long as none is in progress. A loop, not a recursion: a thousand pipelined requests answered
+        from here must not nest.
+        """
         if self._advancing:
             return
         self._advancing = True
@@ -304,7 +311,9 @@ class H1ServerConnection:
         self.timer.set(self.runtime.seconds() + STALL_SECONDS)
 
     def drain(self) -> None:
-        """The sidecar is going: a busy connection closes after its exchange, an idle one when it stays idle for a moment. A request that is on its way right now is still served."""
+        """The sidecar is going: a busy connection closes after its exchange, an idle one when it stays idle for a moment. A request that is on its way
+        right now is still served.
+        """
         if self._exchange is None and self._idle and not self._closing and not self._lingering:
             self.timer.set(self.runtime.seconds() + DRAIN_IDLE_SECONDS)
 

@@ -38,7 +38,9 @@ class DownstreamSecurity(Protocol):
 
 @attrs.frozen
 class ChainRuntime:
-    """One filter chain, ready: its TLS or None, and what makes the protocol of a connection: `make_protocol(facts, closed)`; `closed(protocol)` is called once when it is gone."""
+    """One filter chain, ready: its TLS or None, and what makes the protocol of a connection: `make_protocol(facts, closed)`; `closed(protocol)` is called
+    once when it is gone.
+    """
 
     name: str
     security: DownstreamSecurity | None
@@ -70,7 +72,16 @@ class ListenerRuntime:
         self.next_number = next_number
         self.port: Any = None
         self.protocols: set[Any] = set()
-        self.counters = {"accepted": 0, "closed": 0, "over_limit": 0, "refused": 0, "no_chain": 0, "handshake_failures": 0, "handshakes": 0, "sniff_timeouts": 0}
+        self.counters = {
+            "accepted": 0,
+            "closed": 0,
+            "over_limit": 0,
+            "refused": 0,
+            "no_chain": 0,
+            "handshake_failures": 0,
+            "handshakes": 0,
+            "sniff_timeouts": 0,
+        }
         self._listen = listen
         self._when_empty: Callable[[], None] | None = None
 
@@ -221,7 +232,12 @@ class Acceptance:
 
         deferred.addErrback(failed)
         deferred.addCallback(answered)
-        deferred.addErrback(lambda failure: (_log.failure("accepting a connection broke", failure), self._close()))
+        deferred.addErrback(self._broken)
+
+    def _broken(self, failure: Any) -> None:
+        """A mistake of our own: the connection must not stay half accepted."""
+        _log.failure("accepting a connection broke", failure)
+        self._close()
 
     def _passes(self, answer: Any, account: Any) -> bool:
         if answer is None or type(answer) is Allow:
@@ -229,7 +245,13 @@ class Acceptance:
         account.verdicts += 1
         self.listener.counters["refused"] += 1
         if isinstance(answer, Deny):
-            _log.info("{listener}: {name} refused a connection from {peer}: {reason}", listener=self.listener.name, name=account.name, peer=self.facts.peer, reason=answer.reason)
+            _log.info(
+                "{listener}: {name} refused a connection from {peer}: {reason}",
+                listener=self.listener.name,
+                name=account.name,
+                peer=self.facts.peer,
+                reason=answer.reason,
+            )
         else:
             account.failures += 1
             _log.error("connection-filter {name} answered {answer!r}, which is neither Allow nor Deny", name=account.name, answer=answer)
@@ -264,7 +286,9 @@ class Acceptance:
         chain = choose(listener.candidates, self.facts, transport_protocol)
         if chain is None:
             listener.counters["no_chain"] += 1
-            _log.info("{listener}: no filter chain takes a {kind} connection from {peer}", listener=listener.name, kind=transport_protocol, peer=self.facts.peer)
+            _log.info(
+                "{listener}: no filter chain takes a {kind} connection from {peer}", listener=listener.name, kind=transport_protocol, peer=self.facts.peer
+            )
             self._close()
             return
         self._chain = chain

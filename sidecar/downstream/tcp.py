@@ -76,7 +76,9 @@ class TCPServerConnection(_Side):
 
     __slots__ = ("_closed", "_connector", "_finished", "_idle_timeout", "_last", "_lease", "_seconds", "_timer", "facts", "received", "sent")
 
-    def __init__(self, connector: Any, idle_timeout: float, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]) -> None:
+    def __init__(
+        self, connector: Any, idle_timeout: float, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]
+    ) -> None:
         super().__init__(self)
         self.facts = facts
         self.received = self.sent = 0

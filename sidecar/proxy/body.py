@@ -13,21 +13,35 @@ from sidecar.headers import Headers
 from sidecar.proxy.steps import Step, is_awaitable
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.calls import PluginCalls
 
 
 class BodyFlow:
     """`data` and `end` put events in at the source; what has passed every hook comes out at `deliver(chunk)` and `deliver_end(trailers)`.
 
-    `too_large(limit)` is called when a buffering hook's limit is passed; `verdict(step, value)` when a hook answers with anything but bytes or None. After either of them,
+    `too_large(limit)` is called when a buffering hook's limit is passed; `verdict(step, value)` when a hook answers with anything but bytes or None. After
+    either of them,
     or `stop()`, nothing more comes out.
     """
 
-    __slots__ = ("_buffers", "_deliver", "_deliver_end", "_exchange", "_parked", "_queue", "_steps", "_stopped", "_too_large", "_trailer_steps", "_trailers", "_verdict")
+    __slots__ = (
+        "_buffers",
+        "_deliver",
+        "_deliver_end",
+        "_exchange",
+        "_parked",
+        "_queue",
+        "_steps",
+        "_stopped",
+        "_too_large",
+        "_trailer_steps",
+        "_trailers",
+        "_verdict",
+    )
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: PluginCalls,
         steps: tuple[Step, ...],
         trailer_steps: tuple[Step, ...],
         deliver: Callable[[bytes], None],

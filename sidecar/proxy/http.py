@@ -14,7 +14,8 @@ from sidecar.headers import Field, field
 from sidecar.message import RequestHead
 from sidecar.model import HTTPManager
 
-# CGI and WSGI applications cannot tell "_" from "-" in a field's name, so every spelling that they would read as x-forwarded-client-cert is the same field to us.
+# CGI and WSGI applications cannot tell "_" from "-" in a field's name, so every spelling that they would read as x-forwarded-client-cert is the same field to
+# us.
 CERTIFICATE_NAMES = frozenset(b"x%cforwarded%cclient%ccert" % dashes for dashes in itertools.product(b"-_", repeat=3))
 
 

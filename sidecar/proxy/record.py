@@ -15,7 +15,6 @@ _PROTOCOLS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
     """Everything about `exchange`, which took `duration` seconds."""
     request = exchange.request
-    response = exchange.response
     facts = exchange.connection
     error = exchange.error
     tls = facts.tls

@@ -1,4 +1,6 @@
-"""The only place that makes local replies: an error becomes problem+json (RFC 9457), or gRPC trailers for a gRPC caller, with Proxy-Status (RFC 9209) beside it."""
+"""The only place that makes local replies: an error becomes problem+json (RFC 9457), or gRPC trailers for a gRPC caller, with Proxy-Status (RFC 9209)
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,11 @@ _PROXY_ERRORS = {
     "rate-limited": "http_request_denied",
 }
 _REASONS = {
-    400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 408: b"Request Timeout", 413: b"Content Too Large", 414: b"URI Too Long",
-    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
-    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 200: b"OK", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 307: b"Temporary Redirect",
-    308: b"Permanent Redirect", 204: b"No Content",
+    200: b"OK", 204: b"No Content", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 307: b"Temporary Redirect",
+    308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 408: b"Request Timeout",
+    413: b"Content Too Large", 414: b"URI Too Long", 429: b"Too Many Requests", 431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
 }  # fmt: skip
 SENTENCE_LIMIT = 500  # characters of a sentence that leave the process; a peer's own text may be in it
 # Statuses of gRPC by HTTP status where the error has none of its own are not needed: every class has one.
@@ -109,5 +112,8 @@ def _percent(text: str) -> bytes:
 
 
 def _proxy_status(error: SidecarError) -> Field:
-    token = _PROXY_ERRORS.get(error.code, "proxy_internal_error" if error.side in ("sidecar", "plugin") else "http_request_error" if error.side == "downstream" else "proxy_internal_response")
+    token = _PROXY_ERRORS.get(
+        error.code,
+        "proxy_internal_error" if error.side in ("sidecar", "plugin") else "http_request_error" if error.side == "downstream" else "proxy_internal_response",
+    )
     return field(b"proxy-status", f'sidecar; error={token}; details="{error.code}"'.encode())

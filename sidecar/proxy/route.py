@@ -19,7 +19,19 @@ class RouteRuntime:
     `timeout` and `idle_timeout` are seconds, 0 for none.
     """
 
-    __slots__ = ("answer", "chain", "connector", "edit_request", "edit_response", "idle_timeout", "name", "pick_connector", "rewrite", "timeout", "timeout_ends_with_head")
+    __slots__ = (
+        "answer",
+        "chain",
+        "connector",
+        "edit_request",
+        "edit_response",
+        "idle_timeout",
+        "name",
+        "pick_connector",
+        "rewrite",
+        "timeout",
+        "timeout_ends_with_head",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name

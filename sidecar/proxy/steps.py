@@ -1,4 +1,5 @@
-"""Plugins as the exchange calls them: every kind of plugin that takes part in a request becomes a tuple of steps for each hook, compiled when configuration loads.
+"""Plugins as the exchange calls them: every kind of plugin that takes part in a request becomes a tuple of steps for each hook, compiled when configuration
+loads.
 
 An absent hook is an empty tuple and costs one comparison. A step is a hook bound to its plugin's account (time, calls, failures).
 """
@@ -89,8 +90,12 @@ class Chain:
 EMPTY_CHAIN = Chain()
 
 
-def compile_chain(plugins: list[tuple[Any, Account]], compile_descriptors: Callable[[tuple[str, ...]], Callable[[Any], tuple[str, ...]]], seconds: Callable[[], float]) -> Chain:
-    """The chain of these plugins, in order. `compile_descriptors` turns descriptor names into one getter of values; `seconds` is the clock that rate limiters are given."""
+def compile_chain(
+    plugins: list[tuple[Any, Account]], compile_descriptors: Callable[[tuple[str, ...]], Callable[[Any], tuple[str, ...]]], seconds: Callable[[], float]
+) -> Chain:
+    """The chain of these plugins, in order. `compile_descriptors` turns descriptor names into one getter of values; `seconds` is the clock that rate
+    limiters are given.
+    """
     if not plugins:
         return EMPTY_CHAIN
     chain = Chain()

@@ -1,6 +1,7 @@
 """HTTP/1.1 towards an application: one connection, one exchange at a time, then back to the pool.
 
-The connection is itself the upstream stream (`IUpstreamStream`) of the exchange that has it. It goes back to the pool before the exchange hears of the response's end, because
+The connection is itself the upstream stream (`IUpstreamStream`) of the exchange that has it. It goes back to the pool before the exchange hears of the
+response's end, because
 that may at once start the next exchange.
 """
 
@@ -27,8 +28,8 @@ class H1ClientConnection:
     """Made by the pool for one endpoint; `owner` is the exchange that has it, None while idle or connecting."""
 
     __slots__ = (
-        "_congested", "_deliveries", "_is_tunnel", "_out", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since", "is_reused", "owner", "pool", "requests", "state",
-        "tls", "transport",
+        "_congested", "_deliveries", "_is_tunnel", "_out", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since", "is_reused",
+        "owner", "pool", "requests", "state", "tls", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Any, endpoint: Any, head_bytes: int, head_fields: int) -> None:

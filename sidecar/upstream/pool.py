@@ -1,6 +1,7 @@
 """A cluster, ready to give streams: the balancer chooses an endpoint, its pool gives a connection, limits say when to wait and when to refuse.
 
-The decisions are simple enough to read in `Connector.open`: an idle connection (the last one used, so that the others can grow old and go), else a new one, else a place in the
+The decisions are simple enough to read in `Connector.open`: an idle connection (the last one used, so that the others can grow old and go), else a new one,
+else a place in the
 queue. Each waiting request has a connection attempt of its own; whichever connection is free first serves the request that waited longest.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -77,7 +79,15 @@ class Ticket:
 class Connector:
     """See the module. `connect(address, protocol, tls)` starts a connection attempt and returns something with `cancel()`."""
 
-    def __init__(self, cluster: Cluster, balancer: Any, connect: Callable[[Address, Any, Any], Any], seconds: Callable[[], float], timer: Callable[[Callable[[], None]], Any], security: UpstreamSecurity | None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        balancer: Any,
+        connect: Callable[[Address, Any, Any], Any],
+        seconds: Callable[[], float],
+        timer: Callable[[Callable[[], None]], Any],
+        security: UpstreamSecurity | None,
+    ) -> None:
         self.name = cluster.name
         self.cluster = cluster
         self.is_secure = security is not None
@@ -116,7 +126,9 @@ class Connector:
                 self._discard(connection)
         if self.pending >= self.cluster.pool.max_pending:
             counters["overflows"] += 1
-            owner.upstream_unavailable(UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool)
+            owner.upstream_unavailable(
+                UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool
+            )
             return None
         ticket = Ticket(self, pool, owner)
         pool.waiting.append(ticket)
@@ -183,10 +195,8 @@ class Connector:
         pool.connections -= 1
         self.connections -= 1
         if connection.owner is None:
-            try:
+            with suppress(ValueError):
                 pool.idle.remove(connection)
-            except ValueError:
-                pass
         if self.pending:
             self._serve_waiting()
 
@@ -329,7 +339,9 @@ SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
 class RawConnection:
-    """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error)`) takes it over when it is connected and its peer checked."""
+    """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error)`) takes it over when it is connected and its peer
+    checked.
+    """
 
     __slots__ = ("_connecting", "_connector", "_done", "_pool", "_side", "transport")
 

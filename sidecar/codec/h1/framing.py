@@ -29,6 +29,11 @@ class BodyWriter:
         self._mode = NOTHING
         self._left = 0
 
+    @property
+    def is_close_delimited(self) -> bool:
+        """Is the end of the connection the only end of the body (or tunnel)?"""
+        return self._mode == AS_IS
+
     def data(self, chunk: bytes, out: list[bytes]) -> None:
         """Append a piece of the body: as one chunk when chunked (an empty one is left out: it would end the body), else as it is.
 

@@ -1,0 +1,164 @@
+"""What an exchange knows and where it stands, and its clock and pauses: the ground that the other parts of `Exchange` stand on.
+
+`Exchange` is one object for one request, written in parts: `exchange_state` (this), `calls` (plugins), `request_way`, `response_way`, `exchange` (endings).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from sidecar.errors import SidecarError
+from sidecar.headers import Headers
+from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.proxy.body import BodyFlow
+from sidecar.proxy.http import Caller, HTTPRuntime
+from sidecar.proxy.route import RouteRuntime
+from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
+
+# RFC 9110, section 9.2.2: may be sent again when nobody knows whether the first one arrived.
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class ExchangeState:
+    """See the module."""
+
+    __slots__ = (
+        "_awaited", "_connector", "_deadline", "_flow", "_inbox", "_last_moved", "_outbox", "_request_paused", "_reroutes", "_response_flow",
+        "_response_paused", "_response_sent", "_response_waiting", "_retried_stale", "_ticket", "_tried", "attempts", "caller", "chain",
+        "cluster_name", "connection", "downstream", "endpoint", "error", "finished", "http", "is_tunnel", "notes", "number", "principal", "request",
+        "request_bytes", "request_complete", "request_id", "response", "response_bytes", "route", "route_name", "started", "started_ticks", "state_",
+        "trace", "upstream", "upstream_seconds", "upstream_tls",
+    )  # fmt: skip
+
+    def __init__(self, http: HTTPRuntime, caller: Caller, downstream: Any, request: RequestHead, now: float) -> None:
+        http.number = self.number = http.number + 1
+        http.active += 1
+        self.http = http
+        self.caller = caller
+        self.connection = caller.facts
+        self.downstream = downstream
+        self.request = request
+        self.started = self._last_moved = now
+        self.response: ResponseHead | None = None
+        self.principal: Any = None
+        self.route: RouteRuntime | None = None
+        self.route_name = self.cluster_name = ""
+        self.chain: Chain = EMPTY_CHAIN
+        self.endpoint: Any = None
+        self.request_id = b""
+        self.trace: Any = None
+        self.state_: dict[object, Any] | None = None
+        self.notes: list[tuple[str, str]] = []
+        self.error: SidecarError | None = None
+        self.request_bytes = self.response_bytes = self.attempts = 0
+        self.request_complete = request.end_stream
+        self.finished = self.is_tunnel = False
+        self.upstream: Any = None
+        self.upstream_tls: Any = None
+        self.upstream_seconds: float | None = None
+        self._connector: Any = None
+        self._inbox: list[bytes | End] | None = None
+        self._outbox: list[bytes | End] | None = None
+        self._flow: BodyFlow | None = None
+        self._response_flow: Any = None
+        self._response_sent = self._response_waiting = self._retried_stale = False
+        self._request_paused = self._response_paused = 0
+        self._reroutes = 0
+        self._ticket: Any = None
+        self._tried: tuple[Any, ...] = ()
+        self._awaited: list[Deferred[Any]] | None = None
+        self._deadline = 0.0
+
+    # -- what hooks may use besides the attributes ---------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> dict[object, Any]:
+        """A plugin's memory for this exchange, made on first use."""
+        if self.state_ is None:
+            self.state_ = {}
+        return self.state_
+
+    @property
+    def status(self) -> int:
+        """The status that the client got; 499 when it went away before, 0 when nothing could be sent."""
+        if self.response is not None and self._response_sent:
+            return self.response.status
+        return 0 if self.error is None else self.error.status
+
+    def note(self, who: str, what: str) -> None:
+        """Add a line to the decision record."""
+        self.notes.append((who, what))
+
+    # -- flow control and time ---------------------------------------------------------------------------------------------------------------------
+
+    def _pause_request(self) -> None:
+        self._request_paused += 1
+        if self._request_paused == 1:
+            self.downstream.pause_request()
+
+    def _resume_request(self) -> None:
+        if self._request_paused:
+            self._request_paused -= 1
+            if self._request_paused == 0 and not self.finished:
+                self.downstream.resume_request()
+
+    def _pause_response(self) -> None:
+        self._response_paused += 1
+        if self._response_paused == 1 and self.upstream is not None:
+            self.upstream.pause_response()
+
+    def _resume_response(self) -> None:
+        if self._response_paused:
+            self._response_paused -= 1
+            if self._response_paused == 0 and self.upstream is not None:
+                self.upstream.resume_response()
+
+    def downstream_congested(self) -> None:
+        """From downstream: the client reads slowly."""
+        self._pause_response()
+
+    def downstream_drained(self) -> None:
+        """From downstream: the client caught up."""
+        self._last_moved = self.http.seconds()
+        self._resume_response()
+
+    def upstream_congested(self) -> None:
+        """From upstream: the application reads slowly."""
+        self._pause_request()
+
+    def upstream_drained(self) -> None:
+        """From upstream: the application caught up."""
+        self._last_moved = self.http.seconds()
+        self._resume_request()
+
+    def _arm(self) -> None:
+        """Set the route's deadline (once the request is complete) and the timer."""
+        route = self.route
+        if route is None:
+            return
+        if route.timeout and self.request_complete:
+            self._deadline = self._last_moved + route.timeout
+        self._set_timer(route.idle_timeout)
+
+    def _set_timer(self, idle: float) -> None:
+        deadline = self._deadline
+        if idle and (deadline == 0.0 or self._last_moved + idle < deadline):
+            deadline = self._last_moved + idle
+        if deadline:
+            self.downstream.timer.set(deadline)
+
+    if TYPE_CHECKING:
+        # What the parts ask of each other.
+        def fail(self, error: SidecarError, extra: Headers | None = None) -> None: ...
+        def flush_request(self) -> None: ...
+        def verdict(self, step: Step, value: Any) -> None: ...
+        def call(self, step: Step, *args: Any) -> Any: ...
+        def response_failed(self, error: Any) -> None: ...
+        def _upstream_broke(self, error: Any) -> None: ...
+        def _dispatch(self, fresh: bool = False) -> None: ...
+        def _local_reply(self, head: ResponseHead, body: bytes) -> None: ...
+        def _abandon_upstream(self, error: SidecarError) -> None: ...
+        def _stop_flows(self) -> None: ...
+        def _finish(self) -> None: ...

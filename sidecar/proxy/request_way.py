@@ -1,0 +1,327 @@
+"""A request's way up: forwarded fields, route, head hooks, body hooks, connector, upstream stream."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sidecar.errors import BodyTooLarge, DownstreamError, NoCluster, PluginFailed, RouteNotFound, SidecarError, UpgradeRefused, UpstreamError
+from sidecar.headers import Field, Headers
+from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.proxy.body import BodyFlow
+from sidecar.proxy.calls import PluginCalls
+from sidecar.proxy.http import CERTIFICATE_NAMES, new_request_id
+from sidecar.proxy.route import RouteRuntime
+from sidecar.proxy.steps import Chain, Step, is_awaitable
+from sidecar.verdicts import Reroute
+
+REROUTES_LIMIT = 4  # plugins that send a request round in circles are stopped: more than any sensible configuration needs
+
+
+class RequestWay(PluginCalls):
+    """The part of `Exchange` that the request passes through."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """Take the request in: forwarded fields, trace context, route, hooks, connection."""
+        http = self.http
+        request = self.request
+        self._prepare_fields(request)
+        if http.tracer is not None:
+            self.call(http.tracer.begin, self, http.sample)
+        path = http.normalize_path(request.path)
+        if path is None:
+            self.fail(DownstreamError("the path cannot be normalized: it climbs above the root or holds an encoded NUL"))
+            return
+        request.path = path
+        if (request.upgrade is not None or request.method == b"CONNECT") and not self._allow_upgrade(request):
+            return
+        if not self._find_route():
+            self.fail(
+                RouteNotFound(
+                    f"no route for {request.method.decode('latin-1')} {request.authority.decode('latin-1')}{request.path.decode('latin-1').partition('?')[0]}"
+                )
+            )
+            return
+        self._arm()
+        if self.chain.request_head:
+            self._request_head_hooks(0)
+        else:
+            self._request_head_passed()
+
+    def _prepare_fields(self, request: RequestHead) -> None:
+        """x-request-id, x-forwarded-*: what the client may not set is dropped, what it did not set is added. One pass; nothing to drop is the usual case."""
+        http = self.http
+        caller = self.caller
+        headers = request.headers
+        special = http.special
+        came: dict[bytes, bytes] = {each[0]: each[1] for each in headers.fields if each[0] in special}
+        fields: list[Field] = headers.fields
+        if came:
+            if not http.keeps_certificate and not CERTIFICATE_NAMES.isdisjoint(came):
+                headers.fields = fields = [each for each in fields if each[0] not in CERTIFICATE_NAMES]
+            self.request_id = came.get(b"x-request-id", b"")
+        if caller.forwarded_client_cert is not None:
+            fields.append(caller.forwarded_client_cert)
+        if caller.forwarded_for:
+            before = b", ".join(headers.get_all(b"x-forwarded-for"))
+            headers.set(b"X-Forwarded-For", before + b", " + caller.forwarded_for if before else caller.forwarded_for)
+            fields = headers.fields
+        if b"x-forwarded-proto" not in came:
+            fields.append(caller.forwarded_proto)
+        if not self.request_id and http.settings.request_id:
+            self.request_id = new = new_request_id()
+            fields.append((b"x-request-id", new, b"x-request-id: %b\r\n" % new))
+
+    def _allow_upgrade(self, request: RequestHead) -> bool:
+        """An upgrade that is not allowed is not asked for upstream (RFC 9110 section 7.8 lets a server ignore it); CONNECT has no other meaning and is
+        refused.
+        """
+        if request.method == b"CONNECT":
+            if b"connect" in self.http.upgrades:
+                return True
+            self.fail(UpgradeRefused("CONNECT is not allowed by this listener"))
+            return False
+        if request.upgrade not in self.http.upgrades:
+            request.upgrade = None
+        return True
+
+    def _find_route(self) -> bool:
+        entry = self.http.find_route(self.request)
+        if entry is None:
+            return False
+        route: RouteRuntime = entry.compiled
+        self.route = route
+        self.route_name = route.name
+        self.chain = route.chain
+        return True
+
+    def _request_head_hooks(self, index: int) -> None:
+        """Run the head hooks from `index` on; goes on when an answer that had to be awaited is there."""
+        steps = self.chain.request_head
+        seconds = self.http.seconds
+        then = seconds()
+        while index < len(steps):
+            step = steps[index]
+            account = step.account
+            account.calls += 1
+            try:
+                answer = step.hook(self)
+            except Exception:
+                answer = self.raised(step)
+            now = seconds()
+            account.seconds += now - then
+            then = now
+            if answer is not None:
+                if is_awaitable(answer):
+                    if self._inbox is None:
+                        self._inbox = []
+                    self.wait_for(answer, step, partial(self._request_head_answered, index))
+                    return
+                again = self._request_head_verdict(step, answer)
+                if again is None:
+                    return
+                steps = self.chain.request_head
+                index = again
+                continue
+            index += 1
+        self._request_head_passed()
+
+    def _request_head_answered(self, index: int, value: Any) -> None:
+        if value is None:
+            self._request_head_hooks(index + 1)
+            return
+        again = self._request_head_verdict(self.chain.request_head[index], value)
+        if again is not None:
+            self._request_head_hooks(again)
+
+    def _request_head_verdict(self, step: Step, value: Any) -> int | None:
+        """Act on a verdict. The index of the step to go on with, or None when the exchange was answered."""
+        if isinstance(value, Reroute):
+            self._reroutes += 1
+            self.notes.append((step.account.name, f"reroute {value.reason}"))
+            if self._reroutes > REROUTES_LIMIT:
+                self.fail(PluginFailed(f"the request was rerouted more than {REROUTES_LIMIT} times, last by {step.account.name}"))
+                return None
+            if not self._find_route():
+                self.fail(RouteNotFound(f"no route after {step.account.name} changed the request"))
+                return None
+            self._arm()
+            return next((i for i, each in enumerate(self.chain.request_head) if each.position > step.position), len(self.chain.request_head))
+        self.verdict(step, value)
+        return None
+
+    def _request_head_passed(self) -> None:
+        """The head hooks let it pass: answer here, gather the body, or go up."""
+        route = self.route
+        assert route is not None
+        request = self.request
+        if route.answer is not None:
+            self._local_reply(*route.answer(request))
+            return
+        if route.rewrite is not None:
+            route.rewrite(request)
+        if route.edit_request is not None:
+            route.edit_request(request.headers)
+        chain = self.chain
+        if chain.request_body and not request.end_stream and request.upgrade is None:
+            self._begin_request_flow(chain, request)
+        inbox, self._inbox = self._inbox, None
+        if self._flow is None or not chain.buffers_request:
+            self._dispatch()
+        if inbox:
+            for event in inbox:
+                if self.finished:
+                    return
+                if isinstance(event, End):
+                    self._request_in_end(event.trailers)
+                else:
+                    self._request_in(event)
+            self.flush_request()
+
+    def _begin_request_flow(self, chain: Chain, request: RequestHead) -> None:
+        self._flow = BodyFlow(self, chain.request_body, chain.request_trailers, self._request_out, self._request_out_end, self._request_too_large, self.verdict)
+        if chain.buffers_request:
+            if request.expects_continue:
+                # The application is asked only when the body is whole, so nobody else can tell the client to send it.
+                request.headers.remove(b"expect")
+                self.downstream.send_informational(ResponseHead(100, Headers(), b"Continue"))
+                self.downstream.flush()
+            self._outbox = []
+        if chain.streams_request or chain.buffers_request:
+            request.content_length = None
+            request.headers.remove(b"content-length")
+
+    # -- the request's way up --------------------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, fresh: bool = False) -> None:
+        """Ask the connector for a stream for one attempt."""
+        assert self.route is not None
+        connector = self._connector
+        if connector is None:
+            connector = self._connector = self.route.choose_connector()
+            if connector is None:
+                self.fail(NoCluster(f"the cluster of route {self.route_name} does not exist"))
+                return
+            self.cluster_name = connector.name
+        self.attempts += 1
+        self._ticket = connector.open(self, self._tried, fresh)
+
+    def upstream_ready(self, stream: Any) -> None:
+        """Send the head and whatever is held."""
+        try:
+            self._send_up(stream)
+        except SidecarError as error:
+            # The writer refused what filters made of the request.
+            self.fail(error)
+
+    def _send_up(self, stream: Any) -> None:
+        self.upstream = stream
+        self.endpoint = stream.endpoint.address
+        self.upstream_tls = stream.tls
+        request = self.request
+        if self.http.tracer is not None:
+            self.call(self.http.tracer.inject, self)
+        stream.send_head(request)
+        outbox = self._outbox
+        if outbox is not None:
+            self._outbox = None
+            for event in outbox:
+                if self.upstream is not stream:
+                    return
+                if isinstance(event, End):
+                    stream.send_end(event.trailers)
+                else:
+                    stream.send_data(event)
+            if outbox and not self.finished:
+                self._resume_request()
+        if self.upstream is stream:
+            stream.flush()
+
+    def upstream_unavailable(self, error: UpstreamError, endpoint: Any) -> None:
+        """No stream for this attempt."""
+        if endpoint is not None:
+            self.endpoint = endpoint.address
+        self.notes.append(("connector", error.sentence))
+        self.fail(error)
+
+    def request_data(self, chunk: bytes) -> None:
+        """From downstream: a chunk of the body or tunnel."""
+        self.request_bytes += len(chunk)
+        self._last_moved = self.http.seconds()
+        if self._inbox is not None:
+            self._inbox.append(chunk)
+        else:
+            self._request_in(chunk)
+
+    def _request_in(self, chunk: bytes) -> None:
+        if self._flow is not None:
+            self._flow.data(chunk)
+        elif self._outbox is None and self.upstream is not None:
+            self.upstream.send_data(chunk)
+        else:
+            self._request_out(chunk)
+
+    def request_end(self, trailers: Headers | None) -> None:
+        """From downstream: the body's end, or the client's end of a tunnel."""
+        self.request_complete = True
+        if self.is_tunnel:
+            self.upstream.send_end(None)
+            self.upstream.flush()
+            return
+        if self._deadline == 0.0:
+            self._arm()
+        if self._inbox is not None:
+            self._inbox.append(End(trailers))
+        else:
+            self._request_in_end(trailers)
+
+    def _request_in_end(self, trailers: Headers | None) -> None:
+        if self._flow is not None:
+            self._flow.end(trailers)
+        else:
+            self._request_out_end(trailers)
+
+    def _request_out(self, chunk: bytes) -> None:
+        """A chunk passed the hooks."""
+        if self.upstream is not None:
+            self.upstream.send_data(chunk)
+            return
+        if self._outbox is None:
+            self._outbox = []
+        if not self._outbox and not self.chain.buffers_request:
+            self._pause_request()
+        self._outbox.append(chunk)
+
+    def _request_out_end(self, trailers: Headers | None) -> None:
+        """The end passed the hooks."""
+        if self.upstream is not None:
+            self.upstream.send_end(trailers)
+            return
+        if self._outbox is None:
+            self._outbox = []
+        if not self._outbox and not self.chain.buffers_request:
+            self._pause_request()
+        self._outbox.append(End(trailers))
+        if self._flow is not None and self.chain.buffers_request and self._connector is None:
+            self._dispatch_gathered(trailers)
+
+    def _dispatch_gathered(self, trailers: Headers | None) -> None:
+        """The whole body is here and its length known."""
+        assert self._outbox is not None
+        chunks = [event for event in self._outbox if isinstance(event, bytes)]
+        if trailers is None:
+            length = sum(map(len, chunks))
+            self.request.content_length = length
+            self.request.headers.set(b"Content-Length", b"%d" % length)
+        self._pause_request()  # upstream_ready resumes it, as after any wait for a stream
+        self._dispatch()
+
+    def flush_request(self) -> None:
+        """From downstream: a batch was delivered."""
+        if self.upstream is not None:
+            self.upstream.flush()
+
+    def _request_too_large(self, step: Step) -> None:
+        self.fail(BodyTooLarge(f"{step.account.name} takes bodies of at most {step.limit_bytes} octets"))

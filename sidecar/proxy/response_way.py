@@ -1,0 +1,205 @@
+"""A response's way down: head hooks in reverse, body hooks, downstream stream; and tunnels."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sidecar.errors import UpstreamBodyTooLarge, UpstreamProtocolError
+from sidecar.headers import Headers
+from sidecar.message import End, ResponseHead
+from sidecar.proxy.body import BodyFlow
+from sidecar.proxy.calls import PluginCalls
+from sidecar.proxy.steps import Step, is_awaitable
+
+
+class ResponseWay(PluginCalls):
+    """The part of `Exchange` that the response passes through."""
+
+    __slots__ = ()
+
+    def response_head(self, head: ResponseHead) -> None:
+        """From upstream: a head, informational or final."""
+        now = self._last_moved = self.http.seconds()
+        if head.status < 200:
+            if head.status != 101:
+                self.downstream.send_informational(head)
+                return
+            if self.request.upgrade is None:
+                self._upstream_broke(UpstreamProtocolError("the application switched protocols without being asked"))
+                return
+        self.upstream_seconds = now - self.started
+        self.response = head
+        if self._deadline and self.route is not None and self.route.timeout_ends_with_head:
+            self._deadline = 0.0
+        if self.route is not None and self.route.edit_response is not None:
+            self.route.edit_response(head.headers)
+        if self.chain.response_head and not self._response_head_hooks(0):
+            return
+        self._response_head_passed()
+
+    def _response_head_hooks(self, index: int) -> bool:
+        """Run response hooks from `index` on; False when the exchange went another way (or waits)."""
+        steps = self.chain.response_head
+        while index < len(steps):
+            step = steps[index]
+            answer = self.call(step, self)
+            if answer is not None:
+                if is_awaitable(answer):
+                    self._response_waiting = True
+                    self._response_flow = _Held(self)
+                    self.wait_for(answer, step, partial(self._response_head_answered, index))
+                else:
+                    self.verdict(step, answer)
+                return False
+            index += 1
+        return True
+
+    def _response_head_answered(self, index: int, value: Any) -> None:
+        if value is not None:
+            self.verdict(self.chain.response_head[index], value)
+            return
+        held = self._response_flow
+        if not self._response_head_hooks(index + 1):
+            if isinstance(self._response_flow, _Held) and isinstance(held, _Held) and self._response_flow is not held:
+                self._response_flow.events = held.events
+            return
+        self._response_waiting = False
+        self._response_flow = None
+        self._response_head_passed()
+        if isinstance(held, _Held):
+            held.replay()
+        if not self.finished:
+            self.downstream.flush()
+
+    def _response_head_passed(self) -> None:
+        head = self.response
+        assert head is not None
+        if head.status == 101 or (self.request.method == b"CONNECT" and 200 <= head.status < 300):
+            self._open_tunnel(head)
+            return
+        chain = self.chain
+        if chain.response_body:
+            if chain.streams_response or chain.buffers_response:
+                head.content_length = None if not head.end_stream or chain.streams_response else head.content_length
+                if head.content_length is None and head.status != 304:
+                    head.headers.remove(b"content-length")
+            if not head.end_stream:
+                self._response_flow = BodyFlow(
+                    self, chain.response_body, chain.response_trailers, self._response_out, self._response_out_end, self._response_too_large, self.verdict
+                )
+                if chain.buffers_response:
+                    return
+        self._response_sent = True
+        self.downstream.send_head(head)
+        if head.end_stream:
+            self._response_complete()
+
+    def response_data(self, chunk: bytes) -> None:
+        """From upstream: a chunk of the body or tunnel."""
+        self._last_moved = self.http.seconds()
+        if self._response_flow is not None:
+            self._response_flow.data(chunk)
+        else:
+            self.response_bytes += len(chunk)
+            self.downstream.send_data(chunk)
+
+    def response_end(self, trailers: Headers | None) -> None:
+        """From upstream: the body's end, or the application's end of a tunnel."""
+        if self.is_tunnel:
+            # Nobody in the wild uses an HTTP tunnel whose far end has closed, and waiting would hold it for the idle timeout: both sides end.
+            self.upstream = None
+            self.downstream.flush()
+            self._finish()
+            self.downstream.release()
+        elif self._response_flow is not None:
+            self.upstream = None
+            self._response_flow.end(trailers)
+        else:
+            self.upstream = None
+            self.downstream.send_end(trailers)
+            self._response_complete()
+
+    def _response_out(self, chunk: bytes) -> None:
+        if not self._response_sent:
+            if self._outbox is None:
+                self._outbox = []
+            self._outbox.append(chunk)
+            return
+        self.response_bytes += len(chunk)
+        self.downstream.send_data(chunk)
+
+    def _response_out_end(self, trailers: Headers | None) -> None:
+        if not self._response_sent:
+            self._send_gathered(trailers)
+        self.downstream.send_end(trailers)
+        self._response_complete()
+
+    def _send_gathered(self, trailers: Headers | None) -> None:
+        """The response's whole body passed the buffering hooks: now its length is known and the head may go."""
+        head = self.response
+        assert head is not None
+        chunks = [event for event in self._outbox or () if isinstance(event, bytes)]
+        self._outbox = None
+        if trailers is None:
+            head.content_length = sum(map(len, chunks))
+            head.headers.set(b"Content-Length", b"%d" % head.content_length)
+        self._response_sent = True
+        self.downstream.send_head(head)
+        for chunk in chunks:
+            self.response_bytes += len(chunk)
+            self.downstream.send_data(chunk)
+
+    def _response_too_large(self, step: Step) -> None:
+        self._abandon_upstream(UpstreamBodyTooLarge("too large"))
+        self.fail(UpstreamBodyTooLarge(f"{step.account.name} takes bodies of at most {step.limit_bytes} octets"))
+
+    def _response_complete(self) -> None:
+        """The last octet of the answer is with the client's connection."""
+        self.upstream = None
+        downstream = self.downstream
+        downstream.flush()
+        self._finish()
+        downstream.release()
+
+    # -- tunnels ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _open_tunnel(self, head: ResponseHead) -> None:
+        self.is_tunnel = True
+        self._deadline = 0.0
+        self._flow = None
+        self._response_sent = True
+        self.request_complete = False
+        if head.status == 101 and head.upgrade is None:
+            head.upgrade = self.request.upgrade
+        self.notes.append(("tunnel", (self.request.upgrade or b"connect").decode("latin-1")))
+        self.downstream.send_head(head)
+        self.downstream.flush()
+        self.upstream.open_tunnel()
+        self.downstream.open_tunnel()
+
+
+class _Held:
+    """Stands in for a response's body flow while its head waits for a hook's answer: keeps the little that arrived before the pause took hold."""
+
+    def __init__(self, exchange: ResponseWay) -> None:
+        self.exchange = exchange
+        self.events: list[bytes | End] = []
+
+    def data(self, chunk: bytes) -> None:
+        self.events.append(chunk)
+
+    def end(self, trailers: Headers | None) -> None:
+        self.events.append(End(trailers))
+
+    def stop(self) -> None:
+        self.events.clear()
+
+    def replay(self) -> None:
+        for event in self.events:
+            if self.exchange.finished:
+                return
+            if isinstance(event, End):
+                self.exchange.response_end(event.trailers)
+            else:
+                self.exchange.response_data(event)
