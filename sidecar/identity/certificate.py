@@ -45,8 +45,9 @@ class CertificateFacts:
 
     @property
     def name(self) -> str:
-        """What to call it in a sentence: the SPIFFE ID, else the subject, else the first host name, else its fingerprint."""
-        return str(self.identity or self.subject or next(iter(self.dns_names), "") or f"certificate {self.sha256[:16]}")
+        """What to call it in a sentence: a workload's SPIFFE ID, else the subject, else the first host name, else its fingerprint."""
+        identity = "" if self.is_authority or self.identity is None else str(self.identity)
+        return identity or self.subject or next(iter(self.dns_names), "") or f"certificate {self.sha256[:16]}"
 
     @property
     def issuer_name(self) -> str:

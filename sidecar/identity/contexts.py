@@ -21,7 +21,7 @@ from sidecar.identity.failures import explain_handshake_failure, is_refusal_by_p
 from sidecar.identity.material import Material
 from sidecar.identity.peers import check_downstream_peer, check_upstream_peer
 from sidecar.identity.reasons import VerifyProblem
-from sidecar.identity.terms import NoCommonProtocol, Terms, is_ip, terms_of
+from sidecar.identity.terms import NoCommonProtocol, Terms, terms_of
 
 # Forward secrecy and authenticated encryption only (RFC 9325 section 4.2). AES-128 first: as safe here as AES-256, and it takes fewer rounds per octet
 # forwarded.
@@ -31,6 +31,10 @@ CIPHERS_1_2 = (
 )
 CIPHERS_1_3 = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 VERIFY_DEPTH = 10  # certificates between leaf and root; a mesh has 1 or 2, and each more is a signature that a stranger makes us check
+
+# SSL_MODE_NO_AUTO_CHAIN of openssl/ssl.h, which pyOpenSSL has no name for: send the chain as the file has it. Otherwise OpenSSL adds what it finds in the trust
+# bundle, which is the root, which no peer needs: half a kilobyte and a parse for nothing in each handshake.
+_MODE_NO_AUTO_CHAIN = 0x8
 
 _MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 
@@ -56,7 +60,7 @@ class ContextSlot:
             connection.set_accept_state()
             return connection
         connection.set_connect_state()
-        if terms.server_name and not is_ip(terms.server_name):  # RFC 6066 section 3: literal addresses are not permitted
+        if terms.server_name:
             connection.set_tlsext_host_name(terms.server_name.encode("idna" if not terms.server_name.isascii() else "ascii"))
         return connection
 
@@ -100,7 +104,7 @@ def make_context(terms: Terms, trust: Material | None) -> SSL.Context:
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     # OpenSSL gives idle connections' buffers back: 34 KiB each. Partial writes and moving buffers are what pyOpenSSL sets by itself; the transport relies on
     # them.
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS | _MODE_NO_AUTO_CHAIN)
     context.set_cipher_list(CIPHERS_1_2)
     context.set_tls13_ciphersuites(CIPHERS_1_3)
     if terms.own is not None:

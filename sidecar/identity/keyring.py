@@ -19,7 +19,7 @@ from sidecar.identity.certificate import CertificateFacts, when
 from sidecar.identity.contexts import ContextSlot, make_context
 from sidecar.identity.material import Material, NotYetValid
 from sidecar.identity.spiffe import SpiffeId, check_trust_domain
-from sidecar.identity.terms import Terms
+from sidecar.identity.terms import Terms, is_ip
 from sidecar.model import DownstreamTLS, Node, UpstreamTLS
 
 _Build = Callable[[dict[str, Material]], tuple[Terms, Material | None]]
@@ -203,6 +203,7 @@ def _upstream_terms(tls: UpstreamTLS, node: Node, materials: dict[str, Material]
     if tls.hostname and (tls.identities or tls.trust_domains):
         raise ValueError("`hostname` is for ordinary TLS servers, `identities` and `trust_domains` are for workloads: give one or the other")
     own_domain = own.identity.trust_domain if own is not None and own.identity is not None else node.trust_domain
+    server_name = tls.server_name or tls.hostname or ""
     terms = Terms(
         side="client",
         own=own,
@@ -210,7 +211,7 @@ def _upstream_terms(tls: UpstreamTLS, node: Node, materials: dict[str, Material]
         identities=frozenset(str(SpiffeId.parse(text)) for text in tls.identities),
         trust_domains=frozenset() if tls.hostname or tls.identities else _domains(tls.trust_domains) or frozenset({own_domain}),
         hostname=tls.hostname or "",
-        server_name=tls.server_name or tls.hostname or "",
+        server_name="" if is_ip(server_name) else server_name,  # RFC 6066 section 3: literal addresses are not permitted
         alpn=tls.alpn,
         minimum_version=tls.minimum_version,
     )

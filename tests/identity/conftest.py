@@ -128,10 +128,18 @@ class Mesh:
 
     def broken(self, **how: object) -> FixedSource:
         """A peer whose certificate `Material.parse` would refuse, issued as `Authority.issue` is told by `how`."""
-        chain, key = self.authority.issue("spiffe://example.org/ns/shop/sa/broken", now=NOW, **how)  # type: ignore[arg-type]
+        chain, key = self.authority.issue("spiffe://example.org/ns/shop/sa/broken", days=1, now=NOW, **how)  # type: ignore[arg-type]
+        return self.unchecked(chain, key)
+
+    def unchecked(self, chain: bytes, key: bytes) -> FixedSource:
+        """A peer that shows `chain`, whatever `Material.parse` would say to it."""
         good = self.source("broken").material
         assert isinstance(good, Material)
         return FixedSource(Material(chain, key, self.authority.trust_pem, good.certificate, good.authorities))
+
+    def bundle(self, *authorities: Authority) -> Material:
+        """One bundle of several authorities."""
+        return Material.parse(b"", b"", b"".join(each.trust_pem for each in authorities), NOW)
 
     def server(self, source: FixedSource | None = None, name: str = "server", **settings: object) -> ContextSlot:
         self.keyring.add(name, source or self.source("payments"))

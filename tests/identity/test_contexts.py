@@ -58,7 +58,8 @@ def test_an_offer_with_nothing_in_common_is_refused(mesh: Any) -> None:
     pair = mesh.pair(mesh.client(alpn=("h2", "grpc")), mesh.server()).shake()
     assert isinstance(pair.server_error, NoCommonProtocol) and isinstance(pair.server_error, HandshakeFailed)
     assert pair.server_words(pair.server_error) == (
-        "payments (spiffe://example.org/ns/shop/sa/payments) refused the client at 10.0.0.7:41234: it offered only h2, grpc by ALPN, this listener speaks http/1.1"
+        "payments (spiffe://example.org/ns/shop/sa/payments) refused the client at 10.0.0.7:41234: "
+        "it offered only h2, grpc by ALPN, this listener speaks http/1.1"
     )
     assert pair.client_words(pair.client_error) == (
         "payments at 10.0.0.5:15006 refused orders (spiffe://example.org/ns/shop/sa/orders): it speaks none of the protocols that we offered by ALPN (h2, grpc)"
@@ -100,6 +101,12 @@ def test_a_chain_through_an_intermediate_is_sent_whole(mesh: Any) -> None:
     server = mesh.server(mesh.source("payments", between))
     pair = mesh.both(mesh.pair(mesh.client(mesh.source("orders", between)), server))
     assert server.check(pair.server, "a").peer_identity == "spiffe://example.org/ns/shop/sa/orders"
+
+
+def test_the_root_is_not_sent(mesh: Any) -> None:
+    """Whoever does not have it does not believe it either."""
+    pair = mesh.both(mesh.pair(mesh.client(), mesh.server()))
+    assert len(pair.client.get_peer_cert_chain()) == 1
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])

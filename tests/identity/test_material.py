@@ -110,7 +110,8 @@ def test_a_certificate_of_the_future_names_the_moment(here: Authority, pair: tup
         Material.parse(*pair, here.trust_pem, NOW - 3600)
     assert caught.value.not_before == NOW - 300
     assert str(caught.value) == (
-        f"the certificate of {ORDERS} is not valid before 2027-01-15 07:55:00Z, in 55 minutes (our clock says 2027-01-15 07:00:00Z: is one of the clocks wrong?)"
+        f"the certificate of {ORDERS} is not valid before 2027-01-15 07:55:00Z, in 55 minutes "
+        "(our clock says 2027-01-15 07:00:00Z: is one of the clocks wrong?)"
     )
 
 
