@@ -53,7 +53,10 @@ def init(directory: str, trust_domain: str, days: float, force: bool) -> None:
 @click.option("--directory", default=DIRECTORY, show_default=True, help="Where the authority lives.")
 @click.option("--out", default=None, help=f"Where to write cert.pem, key.pem and ca.pem.  [default: {OUT}/SERVICE]")
 def issue(service: str, namespace: str, dns: tuple[str, ...], days: float, directory: str, out: str | None) -> None:
-    """Issue a certificate and key for SERVICE; again, to replace them under a running sidecar."""
+    """Issue a certificate and key for SERVICE.
+
+    Run it again to replace them: a running sidecar takes the new ones up by itself.
+    """
     try:
         authority = Authority.load(directory)
         identity = SpiffeId.of_workload(authority.trust_domain, namespace, service)
@@ -77,7 +80,10 @@ def issue(service: str, namespace: str, dns: tuple[str, ...], days: float, direc
 @click.option("--key", type=click.Path(path_type=Path), default=None, help="The key to compare with.  [default: key.pem or ca-key.pem beside FILE]")
 @click.option("--trust", type=click.Path(path_type=Path), default=None, help="The bundle to verify with.  [default: ca.pem beside FILE]")
 def show(file: Path, key: Path | None, trust: Path | None) -> None:
-    """Print what the certificates in FILE say (or those of the cert.pem or ca.pem in it, for a directory). Ends with status 1 when they cannot serve."""
+    """Print what the certificates in FILE say.
+
+    FILE may be a directory with a cert.pem or ca.pem. Ends with status 1 when they cannot serve.
+    """
     try:
         if file.is_dir():
             file = next((file / name for name in ("cert.pem", CERTIFICATE_FILE) if (file / name).exists()), file / "cert.pem")

@@ -52,6 +52,13 @@ class ContextSlot:
         self.current = context
         self._clock = clock
 
+    @property
+    def server_name(self) -> str:
+        """The SNI that a connection of `current` sends, "" for none."""
+        terms = self.current.get_app_data()
+        assert isinstance(terms, Terms)
+        return terms.server_name
+
     def new_connection(self, transport: socket.socket | None) -> SSL.Connection:
         """A connection over `transport` (None: memory) on the newest context, in accept or connect state, with SNI set; the handshake has not begun."""
         connection = SSL.Connection(self.current, transport)

@@ -108,7 +108,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(here: Path) -> None:
     assert bad("issue", "orders") == "ca/ca.pem is not there; `sidecar ca init --directory ca` makes an authority"
     assert bad("init", "--trust-domain", "Example.org") == "a trust domain has lower-case letters, digits, '.', '-' and '_' only, got 'Example.org'"
     (here / "file").write_text("")
-    assert bad("init", "--directory", "file/ca") == "file/ca/ca-key.pem: Not a directory" or "Not a directory" in bad("init", "--directory", "file/ca")
+    assert bad("init", "--directory", "file/ca") == "file/ca: Not a directory"
     good("init")
     assert bad("issue", "../orders") == "the service '../orders' does not fit into a SPIFFE ID: letters, digits, '.', '-' and '_' only"
     assert bad("issue", "orders", "--days", "0") == "a certificate is valid for more than 0 days, got 0"

@@ -71,7 +71,7 @@ def test_sni_is_sent_for_names_and_never_for_addresses(mesh: Any, settings: dict
     """RFC 6066 section 3."""
     client, server = mesh.client(**settings), mesh.server()
     pair = mesh.both(mesh.pair(client, server))
-    assert server.check(pair.server, "a").server_name == name
+    assert server.check(pair.server, "a").server_name == client.server_name == name
 
 
 def test_optional_takes_a_client_without_a_certificate(mesh: Any) -> None:
