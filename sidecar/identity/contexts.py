@@ -7,7 +7,6 @@ neither tickets nor a cache. A listener without client certificates has nothing 
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from typing import Any
 
@@ -142,7 +141,6 @@ def _show(context: SSL.Context, own: Material) -> None:
 def _verify(context: SSL.Context, terms: Terms, trust: Material | None, is_server: bool) -> None:
     if is_server and trust is None:
         context.set_verify(SSL.VERIFY_NONE, _note_problem)
-        context.set_session_id(hashlib.sha256(terms.own_identity.encode()).digest())
         return
     # OpenSSL checks the purpose by itself: a server takes leafs for clientAuth, a client those for serverAuth, when they have an extended key usage at all.
     context.set_verify(SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if terms.requires_peer else 0), _note_problem)

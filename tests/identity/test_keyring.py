@@ -127,6 +127,20 @@ def test_another_certificates_contexts_are_left_alone(mesh: Any) -> None:
     assert client.current is before
 
 
+def test_everything_that_stands_on_a_certificate_is_switched(mesh: Any) -> None:
+    """Listeners and clusters alike."""
+    source = mesh.source("payments")
+    slots = [
+        mesh.server(source),
+        mesh.keyring.downstream_context(DownstreamTLS(certificate="server", client_certificate="none"), mesh.node),
+        mesh.keyring.upstream_context(UpstreamTLS(certificate="server"), mesh.node),
+    ]
+    before = [slot.current for slot in slots]
+    source.material = mesh.source("payments").material
+    assert mesh.keyring.reload("server")
+    assert all(slot.current is not context for slot, context in zip(slots, before, strict=True))
+
+
 def test_a_new_name_is_said_aloud(mesh: Any, said: list[str]) -> None:
     """A rotation rarely means to change who we are."""
     source = mesh.source("payments")
