@@ -7,22 +7,20 @@ same way: the class behind a `PluginRef` is found when its entry is met.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-import msgspec
 from msgspec import inspect as mi
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sidecar.address import Address
-from sidecar.config.document import BOOL, FLOAT, INT, MAP, NULL, STR, Document, describe, join, number, plain, plain_tag
-from sidecar.config.expected import EXPECTED_ADDRESS, LISTS, SCALAR_FORMS, described, fits, is_internal
+from sidecar.config.document import MAP, NULL, STR, Document, describe, join, plain
+from sidecar.config.expected import LISTS, SCALAR_FORMS, described, fits, is_internal
+from sidecar.config.scalars import Unfit, address, scalar, secret_file, spelled
 from sidecar.config.suggest import did_you_mean, listing
-from sidecar.config.syntax import ENVIRONMENT_NAME, EXPECTED_DURATION, EXPECTED_SIZE, parse_duration, parse_size
+from sidecar.config.syntax import ENVIRONMENT_NAME
 from sidecar.errors import PluginLookupFailed, Problem
 from sidecar.extension import KINDS
 from sidecar.model import FilterOverride, PluginRef
@@ -31,7 +29,6 @@ from sidecar.secret import Secret
 _NodeT = TypeVar("_NodeT", bound=Node)
 
 PLUGIN_USES = (PluginRef, FilterOverride)
-MAX_SECRET_BYTES = 64 * 1024  # a key file, not a disk
 
 
 class _Failed:
@@ -90,11 +87,12 @@ class Record:
     def texts(self, key: str) -> Iterator[tuple[str, Callable[[str], None]]]:
         """Each string beneath `key` (itself, or the items of its list), and what to call with a message about it."""
         node = self.keys.get(key)
-        if isinstance(node, ScalarNode) and node.tag != NULL:
+        broken = self._conversion.document.broken
+        if isinstance(node, ScalarNode) and node.tag != NULL and id(node) not in broken:
             yield node.value, self._reporter(node, join(self.path, key))
         elif isinstance(node, SequenceNode):
             for index, item in enumerate(node.value):
-                if isinstance(item, ScalarNode):
+                if isinstance(item, ScalarNode) and id(item) not in broken:
                     yield item.value, self._reporter(item, f"{join(self.path, key)}[{index}]")
 
     def pairs(self, key: str) -> Iterator[tuple[str, str, Callable[[str], None]]]:
@@ -102,7 +100,7 @@ class Record:
         node = self.keys.get(key)
         if isinstance(node, MappingNode):
             for name, value in node.value:
-                if isinstance(value, ScalarNode):
+                if isinstance(value, ScalarNode) and id(value) not in self._conversion.document.broken:
                     yield name.value, value.value, self._reporter(name, join(join(self.path, key), name.value))
 
     def _reporter(self, node: Node, path: str) -> Callable[[str], None]:
@@ -132,39 +130,42 @@ class Conversion:
 
     def report(self, node: Node, message: str, path: str, suggestion: str = "") -> None:
         """Add a problem at `node`."""
-        self.problems.append(self.document.problem(node, message, self._paths.get(id(node), path), suggestion))
+        sentence = f"{message}." if suggestion else message
+        self.problems.append(self.document.problem(node, sentence, self._paths.get(id(node), path), suggestion))
 
     def root(self, cls: type) -> Any:
         """The whole document as a `cls`, or `FAILED`."""
         return self.convert(self.document.root, mi.type_info(cls), "", None, "")
 
     def convert(self, node: Node, wanted: mi.Type, path: str, owner: Record | None, field: str) -> Any:
-        """The value of type `wanted` that `node` stands for, or `FAILED` with at least one problem more."""
+        """The value of type `wanted` that `node` stands for, or `FAILED` when there is a problem with it."""
         before = len(self.problems)
-        value = self._convert(node, wanted, path, owner, field)
-        if len(self.problems) > before:
+        value = FAILED if id(node) in self.document.broken else self._convert(node, wanted, path, owner, field)
+        if value is FAILED or len(self.problems) > before:
             self.failed.add(id(node))
         return value
 
     def _convert(self, node: Node, wanted: mi.Type, path: str, owner: Record | None, field: str) -> Any:
         if isinstance(wanted, mi.Metadata):
             syntax = (wanted.extra or {}).get("syntax")
-            return self._spelled(node, wanted, syntax, path) if syntax in ("duration", "size") else self._convert(node, wanted.type, path, owner, field)
+            if syntax in ("duration", "size"):
+                return self._single(node, path, lambda: spelled(self.document, node, wanted.type, syntax))
+            return self._convert(node, wanted.type, path, owner, field)
         if isinstance(wanted, mi.AnyType):
             return plain(node)
         if isinstance(wanted, mi.UnionType):
             return self._union(node, wanted, path, owner, field)
+        if isinstance(wanted, mi.CustomType) and wanted.cls is Secret:
+            return self._secret(node, path)
         if isinstance(wanted, mi.DataclassType) and wanted.cls is Address:
-            return self._scalar(node, path, _address, EXPECTED_ADDRESS)
+            return self._single(node, path, lambda: address(node))
         if isinstance(wanted, mi.StructType | mi.DataclassType):
             return self._struct(node, wanted, path, owner, field)
         if isinstance(wanted, mi.DictType):
             return self._dict(node, wanted, path, owner, field)
         if isinstance(wanted, LISTS):
             return self._sequence(node, wanted, path, owner, field)
-        if isinstance(wanted, mi.CustomType):
-            return self._custom(node, wanted, path)
-        return self._leaf(node, wanted, path)
+        return self._single(node, path, lambda: scalar(self.document, node, wanted, self.directory))
 
     # -- mappings ----------------------------------------------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class Conversion:
         check = self._checks.get(wanted.cls)
         if check is not None:
             check(record)
-        if len(self.problems) > before:
+        if len(self.problems) > before or FAILED in record.values.values():
             return FAILED
         return self._build(record, wanted)
 
@@ -322,148 +323,27 @@ class Conversion:
         self.report(node, f"expected {expected}, got {describe(node)}", path, suggestion)
         return FAILED
 
-    def _tag(self, node: ScalarNode) -> str:
-        """The tag of a scalar; of one that came out of the environment, what it would be without quotes (so that `"${PORT}"` is a number)."""
-        return plain_tag(node.value) if id(node) in self.document.written else node.tag
-
-    def _spelled(self, node: Node, wanted: mi.Metadata, syntax: str, path: str) -> Any:
-        expected = EXPECTED_DURATION if syntax == "duration" else EXPECTED_SIZE
-        if not isinstance(node, ScalarNode):
-            return self._wrong(node, path, expected)
-        if self._tag(node) in (INT, FLOAT):
-            return self._leaf(node, wanted.type, path)
-        if node.tag != STR:
-            return self._wrong(node, path, expected)
+    def _single(self, node: Node, path: str, made: Callable[[], Any]) -> Any:
         try:
-            value = parse_duration(node.value) if syntax == "duration" else parse_size(node.value)
-        except ValueError as error:
-            self.report(node, f"{error}, got {describe(node)}", path)
+            return made()
+        except Unfit as error:
+            self.report(node, str(error), path, error.suggestion)
             return FAILED
-        return value if self._in_bounds(node, value, wanted.type, path) else FAILED
-
-    def _scalar(self, node: Node, path: str, make: Callable[[str], Any], expected: str) -> Any:
-        if not isinstance(node, ScalarNode) or node.tag != STR:
-            return self._wrong(node, path, expected)
-        try:
-            return make(node.value)
-        except ValueError as error:
-            self.report(node, str(error), path)
-            return FAILED
-
-    def _leaf(self, node: Node, wanted: mi.Type, path: str) -> Any:
-        if not isinstance(node, ScalarNode):
-            return self._wrong(node, path, described(wanted))
-        tag = self._tag(node)
-        if isinstance(wanted, mi.StrType):
-            return self._text(node, wanted, path)
-        if isinstance(wanted, mi.BoolType) and tag == BOOL:
-            return node.value.lower() == "true"
-        if (isinstance(wanted, mi.IntType) and tag == INT) or (isinstance(wanted, mi.FloatType) and tag in (INT, FLOAT)):
-            value = number(node) if isinstance(wanted, mi.IntType) else float(number(node))
-            return value if self._in_bounds(node, value, wanted, path) else FAILED
-        if isinstance(wanted, mi.LiteralType | mi.EnumType):
-            return self._choice(node, wanted, path)
-        if isinstance(wanted, mi.NoneType) and tag == NULL:
-            return None
-        if isinstance(wanted, mi.BoolType | mi.IntType | mi.FloatType | mi.NoneType):
-            return self._wrong(node, path, described(wanted))
-        return self._other(node, wanted, path)
-
-    def _text(self, node: ScalarNode, wanted: mi.StrType, path: str) -> Any:
-        if node.tag != STR and id(node) not in self.document.written:
-            return self._wrong(node, path, described(wanted), f'Put it in quotes: "{node.value}"' if node.tag != NULL else "")
-        text = node.value
-        if wanted.min_length is not None and len(text) < wanted.min_length:
-            return self._wrong(node, path, f"at least {wanted.min_length} character{'s'[: wanted.min_length > 1]}")
-        if wanted.max_length is not None and len(text) > wanted.max_length:
-            return self._wrong(node, path, f"at most {wanted.max_length} characters")
-        if wanted.pattern is not None and re.search(wanted.pattern, text) is None:
-            return self._wrong(node, path, f"text that matches {wanted.pattern}")
-        return text
-
-    def _in_bounds(self, node: ScalarNode, value: float, wanted: mi.Type, path: str) -> bool:
-        assert isinstance(wanted, mi.IntType | mi.FloatType)
-        fine = (
-            math.isfinite(value)
-            and (wanted.ge is None or value >= wanted.ge)
-            and (wanted.le is None or value <= wanted.le)
-            and (wanted.gt is None or value > wanted.gt)
-            and (wanted.lt is None or value < wanted.lt)
-            and (wanted.multiple_of is None or value % wanted.multiple_of == 0)
-        )
-        if not fine:
-            self._wrong(node, path, described(wanted))
-        return fine
-
-    def _choice(self, node: ScalarNode, wanted: mi.LiteralType | mi.EnumType, path: str) -> Any:
-        values = list(wanted.values) if isinstance(wanted, mi.LiteralType) else [each.value for each in wanted.cls]
-        tag = self._tag(node)
-        for value in values:
-            if (isinstance(value, str) and node.value == value and (node.tag == STR or id(node) in self.document.written)) or (
-                isinstance(value, int) and tag == INT and number(node) == value
-            ):
-                return value if isinstance(wanted, mi.LiteralType) else wanted.cls(value)
-        if node.tag != STR and node.value in values:
-            return self._wrong(node, path, described(wanted), f'Put it in quotes: "{node.value}"')
-        return self._wrong(node, path, described(wanted), did_you_mean(node.value, [each for each in values if isinstance(each, str)]))
-
-    def _other(self, node: ScalarNode, wanted: mi.Type, path: str) -> Any:
-        """Types that only plugins use: what msgspec reads out of a string (dates, UUIDs, decimals)."""
-        import datetime
-        import decimal
-        import uuid
-
-        known: dict[type[mi.Type], type] = {
-            mi.DateTimeType: datetime.datetime,
-            mi.DateType: datetime.date,
-            mi.TimeType: datetime.time,
-            mi.UUIDType: uuid.UUID,
-            mi.DecimalType: decimal.Decimal,
-        }
-        cls = known.get(type(wanted))
-        if cls is None:
-            self.report(node, f"the plugin's Config has a type that a file cannot hold: {type(wanted).__name__}", path)
-            return FAILED
-        try:
-            return msgspec.convert(node.value, cls)
-        except msgspec.ValidationError:
-            return self._wrong(node, path, f"a {cls.__name__}")
-
-    def _custom(self, node: Node, wanted: mi.CustomType, path: str) -> Any:
-        if wanted.cls is Secret:
-            return self._secret(node, path)
-        if isinstance(wanted.cls, type) and issubclass(Path, wanted.cls):
-            return self._scalar(node, path, self._path, "a path")
-        self.report(node, f"the plugin's Config has a type that a file cannot hold: {wanted.cls!r}", path)
-        return FAILED
-
-    def _path(self, text: str) -> Path:
-        if not text:
-            raise ValueError("expected a path, got nothing")
-        # "-" is standard output or input wherever a path is asked for.
-        return Path(text) if text == "-" else Path(os.path.normpath(os.path.join(self.directory, text)))
 
     def _secret(self, node: Node, path: str) -> Any:
-        expected = "a secret: {file: PATH} or ${NAME}, never the text itself"
+        """A secret out of a file or the environment. What is wrong with it is said without showing it."""
+        expected = "expected a secret: {file: PATH} or ${NAME}, never the text itself"
         if isinstance(node, ScalarNode):
             written = self.document.written.get(id(node), "")
             if re.fullmatch(rf"\$\{{{ENVIRONMENT_NAME}\}}", written) is None:
-                # What was written is perhaps the secret: do not show it.
-                self.report(node, f"expected {expected}", path)
+                self.report(node, expected, path)
                 return FAILED
             return Secret(node.value, written)
         keys = {key.value: value for key, value in node.value} if isinstance(node, MappingNode) else {}
         if set(keys) != {"file"} or not isinstance(keys["file"], ScalarNode):
-            self.report(node, f"expected {expected}", path)
+            self.report(node, expected, path)
             return FAILED
-        file = self._path(keys["file"].value or ".")
-        try:
-            with open(file, "rb") as stream:
-                text = stream.read(MAX_SECRET_BYTES).decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            self.report(keys["file"], f"the secret cannot be read from {file}: {getattr(error, 'strerror', None) or error}", join(path, "file"))
-            return FAILED
-        return Secret(text.removesuffix("\n").removesuffix("\r"), f"file:{file}")
+        return self._single(keys["file"], join(path, "file"), lambda: secret_file(keys["file"], self.directory))
 
     # -- plugins -----------------------------------------------------------------------------------------------------------------------------
 
@@ -496,7 +376,3 @@ class Conversion:
                     self.report(node, sentence, path)
             except Exception as error:
                 self.report(node, f"{kind} {name!r} could not validate its configuration: {type(error).__name__}: {error}", path)
-
-
-def _address(text: str) -> Address:
-    return Address.parse(text)

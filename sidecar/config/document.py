@@ -51,13 +51,14 @@ def plain_tag(text: str) -> str:
 class Document:
     """A file that was read: `root` (a mapping node, duplicate keys refused and merge keys resolved), `file` as given, and the `problems` found so far.
 
-    `written` maps the id of each scalar that held `${...}` to its text before expansion. Raises `ConfigError` when there is nothing to walk.
+    `written` maps the id of each scalar that held `${...}` to its text before expansion; in `broken` are those that could not be expanded. Raises `ConfigError` when there is nothing to walk.
     """
 
     def __init__(self, file: str, text: str, environ: Mapping[str, str]) -> None:
         self.file = file
         self.problems: list[Problem] = []
         self.written: dict[int, str] = {}
+        self.broken: set[int] = set()
         self._environ = environ
         self._sizes: dict[int, int] = {}
         self.written_root = self.root = self._compose(text)  # the first stays as written, when the other is replaced by what it stands for
@@ -97,9 +98,8 @@ class Document:
             raise ConfigError([Problem(message, self.file, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1)]) from None
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
-            message = (
-                f"the character {error.character!r} may not stand in YAML" if isinstance(error.character, str) else "a character that may not stand in YAML"
-            )
+            character = chr(error.character) if isinstance(error.character, int) else error.character
+            message = f"the character {character!r} may not stand in YAML"
             raise ConfigError([Problem(message, self.file, before.count("\n") + 1, error.position - before.rfind("\n"))]) from None
         except RecursionError:
             raise ConfigError([Problem("the file is nested too deeply", self.file, 1, 1)]) from None
@@ -143,6 +143,8 @@ class Document:
         node.value, wrong = expand_variables(written, self._environ)
         self.written[id(node)] = written
         self.problems.extend(self.problem(node, sentence, path) for sentence in wrong)
+        if wrong:
+            self.broken.add(id(node))
         if node.style is None and node.tag == STR:
             node.tag = plain_tag(node.value)
 

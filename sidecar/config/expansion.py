@@ -90,7 +90,7 @@ class Expansion:
             )
         }
         for key in FULL_KEYS:
-            written = self._given(root, key)
+            written = self._any(root, key)  # also when something in it is wrong: its names count
             full[key] = self._sequence(root, [*made[key], *(written.value if isinstance(written, SequenceNode) else [])])
         # null means "no admin pages", so it is taken over as it is.
         full["admin"] = next((value for key, value in root.value if key.value == "admin" and id(value) not in self._failed), None)

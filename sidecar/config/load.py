@@ -51,18 +51,16 @@ def json_schema(finder: Finder | None = None) -> dict[str, Any]:
 def _model(document: Document, finder: PluginFinder) -> Config:
     problems = [*document.problems, *_duplicates(document, finder)]
     paths: dict[int, str] = {}
-    complete = True
+    is_complete = True
     if is_short(document.root):
         paths = node_paths(document.root)
         short = Conversion(document, finder, SHORT_CHECKS, paths)
-        complete = short.root(ShortForm) is not FAILED
+        is_complete = short.root(ShortForm) is not FAILED
         problems += short.problems
         document.root = Expansion(document.root, short.failed, paths, short.directory).full()
     full = Conversion(document, finder, CHECKS, paths)
     config = full.root(Config)
-    if complete:
-        # With parts of the short form left out, names would be missing that the user did write.
-        check_references(full)
+    check_references(full, is_complete)
     problems += full.problems
     if problems:
         raise ConfigError(_in_order(problems))

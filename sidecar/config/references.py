@@ -42,13 +42,14 @@ REFERENCES: dict[tuple[type, str], tuple[type, str]] = {
 }
 
 
-def check_references(conversion: Conversion) -> None:
-    """Report everything that is wrong between the structs that `conversion` met."""
+def check_references(conversion: Conversion, is_complete: bool = True) -> None:
+    """Report everything that is wrong between the structs that `conversion` met. `is_complete`: no plugin was left out because its entry is wrong."""
     _names(conversion)
     _references(conversion)
     _domains(conversion)
     _addresses(conversion)
-    _overrides(conversion)
+    if is_complete:
+        _overrides(conversion)
 
 
 def _of(conversion: Conversion, cls: type) -> Iterator[Record]:
@@ -96,16 +97,15 @@ def _references(conversion: Conversion) -> None:
 
 def _domains(conversion: Conversion) -> None:
     for table in _of(conversion, RouteTable):
-        taken: dict[str, str] = {}
+        taken: dict[str, Record] = {}
         for host in _of(conversion, VirtualHost):
             if host.parent is not table:
                 continue
-            name = str(host.get("name", "?"))
             domains: list[tuple[str, Callable[[str], None]]] = list(host.texts("domains")) if "domains" in host.keys else [("*", host.problem)]
             for domain, report in domains:
-                other = taken.setdefault(domain.lower(), name)
-                if other != name:
-                    report(f"the domain {domain!r} already belongs to the virtual host {other!r}")
+                other = taken.setdefault(domain.lower(), host)
+                if other is not host:
+                    report(f"the domain {domain!r} already belongs to the virtual host {other.get('name', '?')!r}")
                 elif sum(each.lower() == domain.lower() for each, _ in domains) > 1:
                     report(f"the domain {domain!r} stands here more than once")
 

@@ -1,7 +1,8 @@
 """The JSON Schema (2020-12) of a configuration file, made from the same types and tables as the loader's walk, so that editors complete and check.
 
 What a schema cannot say (names that refer to each other, regular expressions that compile, addresses used twice) only `sidecar check` finds. A plugin is
-checked by the `Config` of its class. A name with a dot is a team's own plugin (`acme.api-key`): it is accepted also when it is not installed where the schema was made.
+checked by the `Config` of its class. A name with a dot is a team's own plugin (`acme.api-key`): it is accepted also when it is not
+installed where the schema was made.
 """
 
 from __future__ import annotations

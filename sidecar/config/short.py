@@ -124,9 +124,6 @@ def service(record: Record) -> None:
 def use(record: Record) -> None:
     """The kind can be listed, and the side exists."""
     plugin_ref(record)
-    kind = record.get("kind")
-    if kind is not None and kind not in LISTED_KINDS:
-        record.problem(f"a plugin of the kind {kind!r} cannot be listed here; expected {listing(LISTED_KINDS)}", "kind")
     root = record.parent
     if root is None:
         return
