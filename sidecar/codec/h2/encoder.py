@@ -63,7 +63,8 @@ class Encoder:
             return
         self._limit = size
         self._evict(0)
-        self._resizes = [each for each in self._resizes if each < size] + [size]
+        smallest = min([*self._resizes, size])
+        self._resizes = [smallest, size] if smallest < size else [size]
         self.rendered.clear()
 
     def encode(self, fields: list[Field], first: bytes = b"") -> bytes:

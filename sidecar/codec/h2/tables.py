@@ -17,7 +17,7 @@ DEFAULT_TABLE_OCTETS = 4096  # the size before any SETTINGS
 
 _STATIC = b"""
 :authority|:method GET|:method POST|:path /|:path /index.html|:scheme http|:scheme https|:status 200|:status 204|:status 206|:status 304|:status 400
-:status 404|:status 500|accept-charset|accept-encoding gzip,|deflate|accept-language|accept-ranges|accept|access-control-allow-origin|age|allow
+:status 404|:status 500|accept-charset|accept-encoding gzip, deflate|accept-language|accept-ranges|accept|access-control-allow-origin|age|allow
 authorization|cache-control|content-disposition|content-encoding|content-language|content-length|content-location|content-range|content-type|cookie
 date|etag|expect|expires|from|host|if-match|if-modified-since|if-none-match|if-range|if-unmodified-since|last-modified|link|location|max-forwards
 proxy-authenticate|proxy-authorization|range|referer|refresh|retry-after|server|set-cookie|strict-transport-security|transfer-encoding|user-agent|vary
@@ -48,6 +48,9 @@ class NeverIndexed(tuple[bytes, bytes, bytes]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
 
 def received_field(name: bytes, value: bytes) -> Field:

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.codec.h2.decoder import REMEMBERED_BLOCK_OCTETS, REMEMBERED_BLOCKS, CompressionError, Decoder
+from sidecar.codec.h2.tables import NeverIndexed
+
+STORIES = sorted((Path(__file__).parents[2] / "data" / "hpack").glob("*.json"))
+
+
+def pairs(decoder: Decoder, block: bytes) -> list[tuple[bytes, bytes]]:
+    return [field[:2] for field in decoder.decode(block)]
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+def test_stories_of_other_encoders_decode_to_their_fields(path: Path) -> None:
+    decoder = Decoder()
+    for case in json.loads(path.read_text())["cases"]:
+        if "header_table_size" in case:
+            decoder._announced = int(case["header_table_size"])
+        expected = [(name.encode(), value.encode()) for each in case["headers"] for name, value in each.items()]
+        assert pairs(decoder, bytes.fromhex(case["wire"])) == expected
+
+
+names = st.sampled_from([b":path", b"a", b"x-long-name", b"cookie", b"accept"])
+values = st.one_of(st.sampled_from([b"", b"1", b"same", b"/index.html"]), st.binary(max_size=80))
+
+
+@given(st.lists(st.tuples(st.lists(st.tuples(names, values), max_size=8), st.booleans(), st.none() | st.integers(0, 4096)), max_size=8))
+def test_blocks_of_the_oracle_decode_to_what_went_in(blocks: list[tuple[list[tuple[bytes, bytes]], bool, int | None]]) -> None:
+    """Also when the table's size changes, and when the same block comes again."""
+    encoder, decoder = hpack.Encoder(), Decoder()
+    for fields, huffman, size in blocks:
+        if size is not None:
+            encoder.header_table_size = size
+        for _ in range(2):
+            assert pairs(decoder, encoder.encode(fields, huffman=huffman)) == fields
+    assert decoder._size <= decoder._limit
+    assert [field[:2] for field in reversed(decoder._entries)] == list(encoder.header_table.dynamic_entries)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\x80",  # index 0
+        b"\xbe",  # index 62 of an empty table
+        b"\xff\x00",  # index 127
+        b"\xff",  # a cut integer
+        b"\xff\xff\xff\xff\xff\xff\x01",  # an integer without end
+        b"\x40",  # a literal without name
+        b"\x40\x01a",  # without value
+        b"\x40\x05a",  # a name that is cut
+        b"\x00\x01a\x7f\xff\xff\xff\x7f",  # a value of 2**28 octets
+        b"\x00\x01a\x81\x00",  # Huffman code with wrong padding
+        b"\x7e\x01a",  # the name of a field beyond the tables
+        b"\x82\x20",  # a size change within a block
+        b"\x3f\xe2\x1f",  # 4097 octets, one more than announced
+    ],
+)
+def test_broken_blocks_are_refused(block: bytes) -> None:
+    with pytest.raises(CompressionError):
+        Decoder().decode(block)
+
+
+@given(st.binary(max_size=60))
+def test_any_octets_decode_or_are_refused(block: bytes) -> None:
+    try:
+        Decoder().decode(block)
+    except CompressionError:
+        pass
+
+
+def test_a_table_that_we_reduced_has_to_be_confirmed_by_the_next_block() -> None:
+    """RFC 7541, section 4.2."""
+    decoder = Decoder(100)
+    decoder.decode(b"\x82")  # before the acknowledgement it may still be as it was
+    decoder.remember(b"\x82", "known")
+    decoder.announced(100)
+    assert decoder.recall(b"\x82") is None
+    with pytest.raises(CompressionError, match="not confirmed"):
+        decoder.decode(b"\x82")
+    confirmed = Decoder(100)
+    confirmed.announced(100)
+    assert pairs(confirmed, b"\x3f\x45\x82") == [(b":method", b"GET")]
+    with pytest.raises(CompressionError, match="larger"):
+        confirmed.decode(b"\x3f\x46\x82")
+
+
+def test_an_entry_larger_than_the_table_empties_it() -> None:
+    decoder = Decoder()
+    decoder.decode(b"\x40\x01a\x01b")
+    decoder.decode(b"\x40\x01a\x7f\x81\x1f" + b"x" * 4096)
+    assert (decoder._entries, decoder._size) == ([], 0)
+
+
+def test_a_never_indexed_field_says_so() -> None:
+    (field,) = Decoder().decode(b"\x10\x01a\x01b")
+    assert type(field) is NeverIndexed and tuple(field) == (b"a", b"b", b"a: b\r\n")
+
+
+def test_what_a_block_meant_is_known_until_the_table_changes() -> None:
+    decoder = Decoder()
+    decoder.decode(b"\x82")
+    decoder.remember(b"\x82", "meaning")
+    assert decoder.recall(b"\x82") == "meaning"
+    decoder.decode(b"\x40\x01a\x01b")
+    assert decoder.recall(b"\x82") is None
+
+
+@pytest.mark.parametrize("block", [b"\x40\x01a\x01b", b"\x10\x01a\x01b", b"\x20\x82", b"\x00\x01a\x7f\x81\x07" + b"x" * REMEMBERED_BLOCK_OCTETS])
+def test_blocks_that_change_the_table_or_hold_secrets_or_are_long_are_not_remembered(block: bytes) -> None:
+    decoder = Decoder()
+    decoder.decode(block)
+    decoder.remember(block, "meaning")
+    assert decoder.recall(block) is None
+
+
+def test_the_memory_of_blocks_is_bounded_and_not_renewed_while_it_is_of_no_use() -> None:
+    decoder = Decoder()
+    for number in range(10_000):
+        one = b"\x00\x01a\x05%05d" % number
+        decoder.decode(one)
+        decoder.remember(one, number)
+        assert len(decoder.memory) <= REMEMBERED_BLOCKS
+    assert decoder.recall(b"\x82") is None
+    for _ in range(1000):  # a peer that begins to repeat itself is noticed
+        decoder.decode(b"\x82")
+        decoder.remember(b"\x82", "meaning")
+    assert decoder.recall(b"\x82") == "meaning"
