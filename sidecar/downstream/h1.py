@@ -100,6 +100,8 @@ class H1ServerConnection:
     def makeConnection(self, transport: Any) -> None:
         """Ready to read; TLS, if any, is done."""
         self.transport = transport
+        high = self.limits.watermark_bytes
+        transport.set_write_watermarks(high, high // 2)
         transport.registerProducer(self, True)
         self._await_request()
 

@@ -179,7 +179,7 @@ class Exchange(RequestWay, ResponseWay):
                 self.call(log, record)
             for step in chain.done:
                 self.call(step, self, record)
-            if http.tracer is not None:
+            if http.exporters:
                 spans = self.call(http.tracer.end, self, record)
                 if spans and type(spans) is list:
                     for exporter in http.exporters:

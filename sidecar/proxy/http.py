@@ -32,7 +32,9 @@ class Caller:
         self.forwarded_client_cert: Field | None = None
         if settings.forwarded_client_cert == "set" and tls is not None and tls.forwarded_client_cert:
             self.forwarded_client_cert = field(b"x-forwarded-client-cert", tls.forwarded_client_cert)
-        self.forwarded_for = self.peer.encode() if settings.forwarded_for and not facts.peer.is_unix else b""
+        self.forwarded_for: Field | None = None
+        if settings.forwarded_for and not facts.peer.is_unix:
+            self.forwarded_for = field(b"X-Forwarded-For", self.peer.encode())
         self.forwarded_proto = field(b"x-forwarded-proto", b"http" if tls is None else b"https")
 
 
@@ -100,7 +102,11 @@ class HTTPRuntime:
 _getrandbits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
 
 
+# A random hexadecimal digit -> the same with the two bits of the variant set.
+_VARIANT = {ord(digit): b"%x" % (int(digit, 16) & 3 | 8) for digit in "0123456789abcdef"}
+
+
 def new_request_id() -> bytes:
     """A random UUID (RFC 9562, version 4) as text. Not a secret: it only tells requests apart."""
-    text = "%032x" % (_getrandbits(128) & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x4000 << 64) | (0x8000 << 48))
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
+    text = b"%032x" % _getrandbits(128)
+    return b"%b-%b-4%b-%b%b-%b" % (text[:8], text[8:12], text[13:16], _VARIANT[text[16]], text[17:20], text[20:])

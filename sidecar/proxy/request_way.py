@@ -64,10 +64,13 @@ class RequestWay(PluginCalls):
             self.request_id = came.get(b"x-request-id", b"")
         if caller.forwarded_client_cert is not None:
             fields.append(caller.forwarded_client_cert)
-        if caller.forwarded_for:
-            before = b", ".join(headers.get_all(b"x-forwarded-for"))
-            headers.set(b"X-Forwarded-For", before + b", " + caller.forwarded_for if before else caller.forwarded_for)
-            fields = headers.fields
+        forwarded_for = caller.forwarded_for
+        if forwarded_for is not None:
+            if b"x-forwarded-for" in came:
+                headers.set(b"X-Forwarded-For", b", ".join((*headers.get_all(b"x-forwarded-for"), forwarded_for[1])))
+                fields = headers.fields
+            else:
+                fields.append(forwarded_for)
         if b"x-forwarded-proto" not in came:
             fields.append(caller.forwarded_proto)
         if not self.request_id and http.settings.request_id:

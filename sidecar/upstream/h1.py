@@ -57,6 +57,8 @@ class H1ClientConnection:
     def makeConnection(self, transport: Any) -> None:
         """Connected; with TLS the handshake comes first."""
         self.transport = transport
+        high = self.pool.cluster.watermark_bytes
+        transport.set_write_watermarks(high, high // 2)
         transport.registerProducer(self, True)
         if not self.pool.is_secure:
             self.state = READY
