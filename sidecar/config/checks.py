@@ -159,8 +159,9 @@ def plugin_ref(record: Record) -> None:
         return
     places = PLACES.get((record.parent.cls.__name__, record.field)) if record.parent is not None else None
     if places is not None and kind not in places:
+        expected = " or ".join(filter(None, (", ".join(places[:-1]), places[-1])))
         record.problem(
-            f"a plugin of the kind {kind!r} cannot stand in `{record.field}`; expected {' or '.join(filter(None, (', '.join(places[:-1]), places[-1])))}",
+            f"a plugin of the kind {kind!r} cannot stand in `{record.field}`; expected {expected}",
             "kind",
         )
     if record.cls is FilterOverride and not record.has("config") and record.get("disabled") is not True and not ({"config", "disabled"} & set(record.keys)):

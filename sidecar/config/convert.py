@@ -17,7 +17,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sidecar.address import Address
 from sidecar.config.document import MAP, NULL, STR, Document, describe, join, plain
-from sidecar.config.expected import LISTS, SCALAR_FORMS, described, fits, is_internal
+from sidecar.config.expected import LISTS, SCALAR_FORMS, described, fits, is_internal, type_of
 from sidecar.config.scalars import Unfit, address, scalar, secret_file, spelled
 from sidecar.config.suggest import did_you_mean, listing
 from sidecar.config.syntax import ENVIRONMENT_NAME
@@ -135,7 +135,7 @@ class Conversion:
 
     def root(self, cls: type) -> Any:
         """The whole document as a `cls`, or `FAILED`."""
-        return self.convert(self.document.root, mi.type_info(cls), "", None, "")
+        return self.convert(self.document.root, type_of(cls), "", None, "")
 
     def convert(self, node: Node, wanted: mi.Type, path: str, owner: Record | None, field: str) -> Any:
         """The value of type `wanted` that `node` stands for, or `FAILED` when there is a problem with it."""
@@ -351,20 +351,20 @@ class Conversion:
         """Make the `config` of a plugin's entry by the class that the entry names."""
         kind, name = record.get("kind"), record.get("name")
         node = record.keys.get("config")
-        if kind is None or name is None or kind not in KINDS:
-            return
-        if record.cls is FilterOverride and not record.has("config") and node is None:
+        if isinstance(node, ScalarNode) and node.tag == NULL:
+            node = None
+        if kind is None or name is None or kind not in KINDS or (node is None and record.cls is FilterOverride):
             return
         try:
             cls = self._finder.load(kind, name)
         except PluginLookupFailed as error:
             record.problem(str(error), "name")
             return
-        if node is None or (isinstance(node, ScalarNode) and node.tag == NULL):
-            node = self._mapping_of(node or record.node, record.path, {})
+        if node is None:
+            node = self._mapping_of(record.node, record.path, {})
         path = join(record.path, "config")
         try:
-            wanted = mi.type_info(cls.Config)  # type: ignore[attr-defined]  # the finder has looked
+            wanted = type_of(cls.Config)  # type: ignore[attr-defined]  # the finder has looked
         except Exception as error:
             record.problem(f"the Config of {kind} {name!r} cannot be read: {error}", "name")
             return

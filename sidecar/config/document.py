@@ -51,7 +51,8 @@ def plain_tag(text: str) -> str:
 class Document:
     """A file that was read: `root` (a mapping node, duplicate keys refused and merge keys resolved), `file` as given, and the `problems` found so far.
 
-    `written` maps the id of each scalar that held `${...}` to its text before expansion; in `broken` are those that could not be expanded. Raises `ConfigError` when there is nothing to walk.
+    `written` maps the id of each scalar that held `${...}` to its text before expansion; in `broken` are those that could
+    not be expanded. Raises `ConfigError` when there is nothing to walk.
     """
 
     def __init__(self, file: str, text: str, environ: Mapping[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from msgspec import inspect as mi
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -15,6 +17,12 @@ from sidecar.secret import Secret
 SCALAR_FORMS: dict[type, str] = {Endpoint: "address", Admin: "address"}
 EXPECTED_ADDRESS = "an address: HOST:PORT, [IPV6]:PORT or unix:/PATH"
 LISTS = (mi.VarTupleType, mi.ListType, mi.SetType, mi.FrozenSetType, mi.CollectionType, mi.TupleType)
+
+
+@functools.lru_cache(maxsize=1024)
+def type_of(cls: type) -> mi.Type:
+    """What msgspec knows of a type, found out once: it reads annotations, which takes longer than loading a file. Raises what those raise."""
+    return mi.type_info(cls)
 
 
 def syntax_of(wanted: mi.Type) -> str:

@@ -16,7 +16,7 @@ from yaml.nodes import ScalarNode
 
 from sidecar.address import Address
 from sidecar.config.document import STR, plain_tag
-from sidecar.config.expected import syntax_of
+from sidecar.config.expected import syntax_of, type_of
 from sidecar.config.syntax import escape_variables, format_duration, format_size
 from sidecar.model import Config
 from sidecar.secret import Secret
@@ -70,7 +70,7 @@ def plain(value: Any, *, defaults: bool, origins: bool = False, secrets: bool = 
 
 
 def _fields(value: Any, defaults: bool, origins: bool, secrets: bool) -> dict[str, Any]:
-    kind = mi.type_info(type(value))
+    kind = type_of(type(value))
     assert isinstance(kind, mi.StructType | mi.DataclassType)
     made: dict[str, Any] = {}
     if isinstance(kind, mi.StructType) and kind.tag_field is not None:

@@ -16,7 +16,7 @@ from msgspec import inspect as mi
 
 from sidecar.address import Address
 from sidecar.config.checks import AT_MOST_ONE, EXACTLY_ONE, FRAMING_FIELDS, METHODS, PLACES
-from sidecar.config.expected import EXPECTED_ADDRESS, LISTS, SCALAR_FORMS, is_internal, syntax_of
+from sidecar.config.expected import EXPECTED_ADDRESS, LISTS, SCALAR_FORMS, is_internal, syntax_of, type_of
 from sidecar.config.render import plain
 from sidecar.config.short import LISTED_KINDS, SHORT_KEYS, ShortForm, Use
 from sidecar.config.syntax import DURATION_PATTERN, ENVIRONMENT_NAME, SIZE_PATTERN
@@ -52,7 +52,7 @@ _TIGHTER: dict[type, Schema] = {
 def json_schema(finder: Finder) -> Schema:
     """The schema as what JSON can hold. Imports every plugin that `finder` finds."""
     builder = _Builder(finder)
-    short, full = builder.of(mi.type_info(ShortForm)), builder.of(mi.type_info(Config))
+    short, full = builder.of(type_of(ShortForm)), builder.of(type_of(Config))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sidecar configuration",
@@ -192,7 +192,7 @@ class _Builder:
     def _config(self, kind: str, name: str) -> Schema | None:
         """The schema of a plugin's configuration, and whether it has to be written; None when the plugin cannot be imported here."""
         try:
-            wanted = mi.type_info(self._finder.load(kind, name).Config)  # type: ignore[attr-defined]  # the finder has looked
+            wanted = type_of(self._finder.load(kind, name).Config)  # type: ignore[attr-defined]  # the finder has looked
         except (PluginLookupFailed, TypeError, NameError):
             return None
         required = any(each.required for each in cast(mi.StructType, wanted).fields)

@@ -227,7 +227,8 @@ def test_admin(loaded: Load, admin: str, address: str | None) -> None:
 
 def test_full_objects_beside_the_short_form(loaded: Load) -> None:
     """Clusters, tables, listeners and certificates of the full form stand beside what the short form makes, and can refer to it."""
-    more = "clusters: [{name: jwks, endpoints: [10.0.0.1:443]}]\nlisteners: [{name: tcp, address: 127.0.0.1:0, direction: inbound, filter_chains: [{tcp: {cluster: app}}]}]"
+    more = "clusters: [{name: jwks, endpoints: [10.0.0.1:443]}]\n"
+    more += "listeners: [{name: tcp, address: 127.0.0.1:0, direction: inbound, filter_chains: [{tcp: {cluster: app}}]}]"
     config = loaded(INBOUND % "" + more)
     assert [each.name for each in config.clusters] == ["app", "jwks"]
     assert [each.name for each in config.listeners] == ["inbound", "tcp"]
