@@ -27,6 +27,7 @@ PIPE_BYTES = min(getattr(select, "PIPE_BUF", 512), 4096)
 # Records hold addresses and names of callers: not for everybody on the machine.
 FILE_MODE = 0o640
 STDOUT = "-"
+_NEWLINE = ord("\n")
 
 
 class LineWriter:
@@ -60,12 +61,13 @@ class LineWriter:
 
     def stop(self) -> None:
         """Write what is there, as far as the reader takes it at once, and close."""
+        self._flush()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._flush()
         self._drop(len(self._pending))
         self._pending.clear()
+        self._pending_size = 0
         if self.dropped:
             self._log.warn("{count} lines were not written to {path}", count=self.dropped, path=self.path)
         self._close()
@@ -103,15 +105,14 @@ class LineWriter:
             return
         try:
             self._reopen()
-            if self._is_regular:
-                self._write_file(lines)
-            else:
-                self._hold(lines)
-                self._write_pipe()
         except OSError as error:
-            self._failed(error, lines)
+            self._failed(error, len(lines))
+            return
+        if self._is_regular:
+            self._write_file(lines)
         else:
-            self._failing = False
+            self._hold(lines)
+            self._write_pipe()
         if self._pending and self._timer is None:
             self._timer = self._clock.callLater(RETRY_SECONDS, self._timed_flush)
 
@@ -131,17 +132,20 @@ class LineWriter:
         self._open()
 
     def _write_file(self, lines: list[bytes]) -> None:
-        if self._torn:
-            # A full disk cut a line in two: the next one starts on a line of its own.
-            lines = [b"\n", *lines]
-        left = memoryview(b"".join(lines))
-        self._torn = False
-        while left:
-            size = os.write(self._fd, left)
-            # Only a line's end leaves the file whole if the next write fails.
-            self._torn = left[size - 1] != 10
-            left = left[size:]
-        self._written.inc(by=len(lines))
+        # A full disk cut a line in two: the next one starts on a line of its own.
+        batch = b"".join([b"\n", *lines] if self._torn else lines)
+        done = 0
+        try:
+            while done < len(batch):
+                done += os.write(self._fd, memoryview(batch)[done:])
+            whole = len(lines)
+            self._failing = False
+        except OSError as error:
+            whole = max(0, batch.count(b"\n", 0, done) - self._torn)
+            self._failed(error, len(lines) - whole)
+        if done:
+            self._torn = batch[done - 1] != _NEWLINE
+        self._written.inc(by=whole)
 
     def _hold(self, lines: list[bytes]) -> None:
         for index, line in enumerate(lines):
@@ -159,26 +163,31 @@ class LineWriter:
                 size = os.write(self._fd, piece)
             except BlockingIOError:
                 return
-            if size < len(piece):
-                # A line longer than a piece may be taken in part; its rest comes first next time.
-                pending[0] = piece[size:]
-                self._pending_size -= size
+            except OSError as error:
+                self._failed(error, 0)
                 return
+            self._failing = False
             for _ in range(count):
                 pending.popleft()
             self._pending_size -= size
+            if size < len(piece):
+                # Only long lines, terminals and sockets are taken in part; the rest comes first next time.
+                rest = piece[size:].splitlines(keepends=True)
+                pending.extendleft(reversed(rest))
+                count -= len(rest)
             self._written.inc(by=count)
 
-    def _failed(self, error: OSError, lines: list[bytes]) -> None:
-        """Count, and say so once for each series of failures. What was to be written is lost: keeping it would fill memory while the disk is full."""
+    def _failed(self, error: OSError, count: int) -> None:
+        """Count, and say so once for each series of failures. These lines and what was kept are lost: keeping them would fill memory while the disk is full."""
         self._errors.inc()
-        self._drop(len(self._pending) if self._pending else len(lines))
+        self._drop(len(self._pending) + count)
         self._pending.clear()
         self._pending_size = 0
         if not self._failing:
             self._failing = True
             self._log.error("cannot write to {path}: {error}; lines are dropped until it works again", path=self.path, error=error)
         if not self._is_regular and self.path != STDOUT:
+            # A FIFO whose reader went away is opened anew for the next one.
             self._close()
 
     def _drop(self, count: int) -> None:

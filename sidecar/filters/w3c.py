@@ -17,13 +17,14 @@ ATTEMPTS_LIMIT = 16
 
 
 class ExchangeTrace:
-    """`exchange.trace`: the ids of the server span (hex), its parent's ("" for a root), and what was sent upstream."""
+    """`exchange.trace`: the ids of the server span (hex), its parent's ("" for a root), and what was sent upstream. `next_span_id`: for the next attempt."""
 
-    __slots__ = ("attempts", "flags", "has_field", "parent_span_id", "sampled", "span_id", "trace_id", "trace_state")
+    __slots__ = ("attempts", "flags", "has_field", "next_span_id", "parent_span_id", "sampled", "span_id", "trace_id", "trace_state")
 
-    def __init__(self, trace_id: str, span_id: str, parent_span_id: str, sampled: bool, flags: int, has_field: bool) -> None:
+    def __init__(self, trace_id: str, span_ids: str, parent_span_id: str, sampled: bool, flags: int, has_field: bool) -> None:
         self.trace_id = trace_id
-        self.span_id = span_id
+        self.span_id = span_ids[:16]
+        self.next_span_id = span_ids[16:]
         self.parent_span_id = parent_span_id
         self.sampled = sampled
         self.flags = flags
@@ -68,16 +69,16 @@ class W3CTracer:
             return
         sampled = is_sampled(context.trace_id, sample) if context.sampled is None else context.sampled
         flags = (context.flags & RANDOM) | (SAMPLED if sampled else 0)
-        trace = exchange.trace = ExchangeTrace(context.trace_id, f"{self.getrandbits(64):016x}", context.span_id, sampled, flags, has_field)
+        trace = exchange.trace = ExchangeTrace(context.trace_id, f"{self.getrandbits(128):032x}", context.span_id, sampled, flags, has_field)
         if sampled and context.is_w3c and TRACESTATE in names:
             trace.trace_state = b",".join(each[1] for each in came if each[0] == TRACESTATE).decode("latin-1")
 
     def _root(self, context: TraceContext | None, sample: float, has_field: bool) -> ExchangeTrace:
-        # Zeros would be no id; once in 2^64 is never.
-        ids = f"{self.getrandbits(192):048x}"
-        trace_id, span_id = ids[:32], ids[32:]
+        # One number for all ids of an exchange with one attempt. Zeros would be no id; once in 2^64 is never.
+        ids = f"{self.getrandbits(256):064x}"
+        trace_id = ids[:32]
         sampled = is_sampled(trace_id, sample) if context is None or context.sampled is None else context.sampled
-        return ExchangeTrace(trace_id, span_id, "", sampled, SAMPLED if sampled else 0, has_field)
+        return ExchangeTrace(trace_id, ids[32:], "", sampled, SAMPLED if sampled else 0, has_field)
 
     def inject(self, exchange: Any) -> None:
         """See `ITracer`. The caller's traceparent is replaced, that of an earlier attempt as well."""
@@ -85,10 +86,11 @@ class W3CTracer:
         if trace is None:
             # `begin` failed for this exchange; what the caller sent goes on.
             return
-        span_id = f"{self.getrandbits(64):016x}"
+        span_id = trace.next_span_id
         value = f"00-{trace.trace_id}-{span_id}-{trace.flags:02x}".encode()
         headers = exchange.request.headers
         if trace.has_field:
+            trace.next_span_id = f"{self.getrandbits(64):016x}"
             headers.fields = [each for each in headers.fields if each[0] != TRACEPARENT]
         trace.has_field = True
         headers.fields.append((TRACEPARENT, value, b"traceparent: %b\r\n" % value))

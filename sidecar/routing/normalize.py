@@ -23,6 +23,8 @@ _TRIPLETS = {b"%%%02X" % octet: bytes([octet]) if octet in _UNRESERVED else b"%%
 _TRIPLET = re.compile(rb"%[0-9A-Fa-f]{2}")
 _BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x20\x7f#]")
 _ODD = re.compile(rb"[^%" + re.escape(_PLAIN) + rb"]")
+_FIRST_ODD = re.compile(rb"[^" + re.escape(_PLAIN) + rb"]").search
+_QUESTION_MARK = ord("?")
 _SLASHES = re.compile(rb"/{2,}")
 
 
@@ -31,10 +33,10 @@ def normalize_path(path: bytes) -> bytes | None:
 
     `path`: origin-form with its query, or b"*" or b"" (asterisk-form, CONNECT), which stay as they are.
     """
-    # Deleting the plain characters is the cheapest whole-string test there is; what is left is nothing, or only "?" and what follows from the query.
-    left = path.translate(None, _PLAIN)
-    if not left and b"/." not in path and path.startswith(b"/"):
-        return path
+    if b"/." not in path and path[:1] == b"/":
+        odd = _FIRST_ODD(path)
+        if odd is None or (path[odd.start()] == _QUESTION_MARK and b"#" not in path):
+            return path
     return _normalize(path, False)
 
 

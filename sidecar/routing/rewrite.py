@@ -1,6 +1,7 @@
 """What a route changes of the target and authority on the way up, and where its redirects lead.
 
-A rewritten path is normalized again: with the prefix `/a` rewritten to `/b/`, the harmless `/a../x` would otherwise become `/b/../x`.
+A rewrite must leave the path in normal form: with the prefix `/a` rewritten to `/b/`, the harmless `/a../x` would become `/b/../x` and leave `/b/`.
+Such a request is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ HeadRewrite = Callable[[RequestHead], None]
 def compile_rewrite(rewrite: Rewrite | None, match: RouteMatch) -> HeadRewrite | None:
     """A function that changes a head in place; None when there is nothing to change.
 
-    It raises `DownstreamError` when the rewritten path cannot be normalized. Raises `ValueError` for a rewrite that makes no sense with this match.
+    It raises `DownstreamError` when the rewritten path is not in normal form. Raises `ValueError` for a rewrite that makes no sense with this match.
     """
     if rewrite is None:
         return None
@@ -62,7 +63,7 @@ def _prefix_rewrite(prefix: str, match: RouteMatch) -> Callable[[bytes], bytes]:
             rest = rest[1:]
         rewritten = new + rest
         # Only a remainder that starts within a segment can make a dot segment of two harmless halves.
-        return _normal(rewritten) if not whole and (rest.startswith(b".") or new.endswith(b".")) else rewritten
+        return _checked(rewritten) if not whole and (rest.startswith(b".") or new.endswith(b".")) else rewritten
 
     return rewrite
 
@@ -78,25 +79,24 @@ def _matched_bytes(match: RouteMatch) -> int:
 def _regex_rewrite(regex: str, substitution: str) -> Callable[[bytes], bytes]:
     try:
         pattern = re.compile(regex.encode())
-        template = substitution.encode()
+        template = substitution.encode("ascii")
         # Compiles the template, so that a group that does not exist is found now and not with the first request.
         re.compile(regex.encode() + b"|").sub(template, b"")
-    except (re.error, IndexError) as error:
+    except (re.error, IndexError, UnicodeEncodeError) as error:
         raise ValueError(f"the rewrite {regex!r} to {substitution!r} is broken: {error}") from None
 
     def rewrite(target: bytes) -> bytes:
         path, mark, query = target.partition(b"?")
         new = pattern.sub(template, path)
-        return target if new == path else _normal(new + mark + query)
+        return target if new == path else _checked(new + mark + query)
 
     return rewrite
 
 
-def _normal(path: bytes) -> bytes:
-    normal = normalize_path(path) if path.startswith(b"/") else None
-    if normal is None:
-        raise DownstreamError("the path, after the route's rewrite, cannot be normalized")
-    return normal
+def _checked(path: bytes) -> bytes:
+    if not path.startswith(b"/") or normalize_path(path) != path:
+        raise DownstreamError("the path is no longer in normal form after the route's rewrite")
+    return path
 
 
 def compile_redirect(redirect: Redirect, match: RouteMatch) -> Callable[[RequestHead], bytes]:

@@ -12,6 +12,7 @@ from sidecar.message import RequestHead
 from sidecar.model import Route, RouteTable, VirtualHost
 from sidecar.routing.domains import DomainMap
 from sidecar.routing.match import HeadTest, PathTest, compile_path, compile_tests
+from sidecar.routing.normalize import wire_prefix
 
 
 class RouteEntry:
@@ -20,13 +21,17 @@ class RouteEntry:
     `name`: the route's own, or "virtual-host[index]".
     """
 
-    __slots__ = ("compiled", "name", "route", "takes_path", "tests", "virtual_host")
+    __slots__ = ("compiled", "name", "prefix", "route", "takes_path", "tests", "virtual_host")
 
     def __init__(self, route: Route, virtual_host: VirtualHost, name: str) -> None:
         self.route = route
         self.virtual_host = virtual_host
         self.name = name
         self.takes_path: PathTest | None = compile_path(route.match)
+        # The usual test, without a call of ours.
+        self.prefix: bytes | None = None
+        if route.match.prefix is not None and self.takes_path is not None:
+            self.prefix = wire_prefix(route.match.prefix)
         self.tests: tuple[HeadTest, ...] = compile_tests(route.match)
         self.compiled: Any = None
 
@@ -71,8 +76,15 @@ class Table:
         if b"?" in path:
             path = path[: path.index(b"?")]
         for entry in routes.entries:
-            takes_path = entry.takes_path
-            if (takes_path is None or takes_path(path)) and (not entry.tests or _all(entry.tests, head)):
+            prefix = entry.prefix
+            if prefix is not None:
+                if not path.startswith(prefix):
+                    continue
+            else:
+                takes_path = entry.takes_path
+                if takes_path is not None and not takes_path(path):
+                    continue
+            if not entry.tests or _all(entry.tests, head):
                 return entry
         return None
 

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from sidecar.cluster.round_robin import RoundRobin
+from sidecar.interfaces import IBalancer
+from sidecar.testing import FakeContext
+
+
+@attrs.define(eq=False)
+class Endpoint:
+    name: str
+    weight: int = 1
+    active: int = 0
+
+
+def balancer(*endpoints: Endpoint) -> RoundRobin:
+    robin = RoundRobin(RoundRobin.Config(), FakeContext())
+    robin.update(list(endpoints))
+    return robin
+
+
+def picks(robin: RoundRobin, count: int) -> str:
+    return "".join(robin.pick(None, ()).name for _ in range(count))
+
+
+def test_provides_its_interface() -> None:
+    """It is a balancer."""
+    assert verifyObject(IBalancer, balancer())
+
+
+def test_in_turn() -> None:
+    """Equal weights: one after the other."""
+    assert picks(balancer(Endpoint("a"), Endpoint("b"), Endpoint("c")), 7) == "abcabca"
+
+
+def test_by_weight() -> None:
+    """Unequal weights: in proportion, spread evenly."""
+    assert picks(balancer(Endpoint("a", 3), Endpoint("b"), Endpoint("c")), 10) == "abacaabaca"
+
+
+def test_none_and_one() -> None:
+    """Without endpoints there is none; one is picked even when it was tried."""
+    assert balancer().pick(None, ()) is None
+    only = Endpoint("a", 7)
+    assert balancer(only).pick(None, (only,)) is only
+
+
+def test_tried_endpoints_are_the_last_choice() -> None:
+    """What was tried is passed over while there is another, also by weight."""
+    for weight in (1, 5):
+        a, b, c = Endpoint("a", weight), Endpoint("b"), Endpoint("c")
+        robin = balancer(a, b, c)
+        assert robin.pick(None, (a, b)) is c
+        assert robin.pick(None, (b, c)) is a
+        assert robin.pick(None, (a, b, c)) in (a, b, c)
+
+
+def test_an_update_keeps_the_turn() -> None:
+    """An endpoint more does not send everything to the first one again."""
+    a, b, c = Endpoint("a"), Endpoint("b"), Endpoint("c")
+    robin = balancer(a, b)
+    assert picks(robin, 1) == "a"
+    robin.update([a, b, c])
+    assert picks(robin, 3) == "bca"
+    robin.update([a])
+    assert picks(robin, 2) == "aa"
+    robin.update([])
+    assert robin.pick(None, ()) is None
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 3))
+def test_fairness(weights: list[int], rounds: int) -> None:
+    """After as many picks as the sum of weights, or a multiple of it, everyone had exactly its share."""
+    endpoints = [Endpoint(str(number), weight) for number, weight in enumerate(weights)]
+    robin = balancer(*endpoints)
+    total = sum(weights) if len(set(weights)) > 1 else len(weights)
+    counted: Counter[str] = Counter(robin.pick(None, ()).name for _ in range(total * rounds))
+    shares = weights if len(set(weights)) > 1 else [1] * len(weights)
+    assert [counted[each.name] for each in endpoints] == [share * rounds for share in shares]
+
+
+@given(st.data())
+def test_every_pick_is_an_endpoint_not_tried(data: Any) -> None:
+    """Through updates and picks in any order: a current endpoint, and an untried one while there is one."""
+    pool = [Endpoint(str(number), data.draw(st.integers(1, 3))) for number in range(4)]
+    robin = balancer()
+    for _ in range(20):
+        current = data.draw(st.lists(st.sampled_from(pool), unique=True))
+        robin.update(list(current))
+        for _ in range(3):
+            tried = tuple(data.draw(st.lists(st.sampled_from(pool), unique=True)))
+            picked = robin.pick(None, tried)
+            untried = [each for each in current if each not in tried]
+            assert picked in untried if untried else (picked in current if current else picked is None)

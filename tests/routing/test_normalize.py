@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.routing.normalize import normalize_path, normalize_path_merging_slashes, normalizer, wire_form, wire_prefix
+
+SAME = [
+    b"/",
+    b"/a/b.html",
+    b"/a?x=%zz&y=/../#".rstrip(b"#"),
+    b"/a//b",
+    b"/.well-known/x",
+    b"/a..b/...",
+    b"*",
+    b"",
+    b"/a;v=1/b@c:d",
+    b"/a%2Fb",
+    b"/a%5Cb",
+    b"/%25",
+]
+
+
+@pytest.mark.parametrize("path", SAME)
+def test_normal_paths_stay(path: bytes) -> None:
+    """What is in normal form already comes back as the very same object."""
+    assert normalize_path(path) is path
+
+
+@pytest.mark.parametrize(
+    ("path", "normal"),
+    [
+        (b"/a/./b", b"/a/b"),
+        (b"/a/../b", b"/b"),
+        (b"/a/%2e%2E/b", b"/b"),
+        (b"/a/.%2e/b?c=%2e", b"/b?c=%2e"),
+        (b"/a/..", b"/"),
+        (b"/a/b/.", b"/a/b/"),
+        (b"/a\\..\\b", b"/b"),
+        (b"/%61dmin", b"/admin"),
+        (b"/a%2fb", b"/a%2Fb"),
+        (b"/a//../b", b"/a/b"),
+        (b'/a"{b}', b"/a%22%7Bb%7D"),
+        (b"/k\xc3\xa4se", b"/k%C3%A4se"),
+        (b"/k%c3%a4se", b"/k%C3%A4se"),
+    ],
+)
+def test_one_spelling(path: bytes, normal: bytes) -> None:
+    """Different spellings of a path become one."""
+    assert normalize_path(path) == normal
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/..",
+        b"/../a",
+        b"/a/../../b",
+        b"/%2e%2e/a",
+        b"/a%00b",
+        b"/a\x00b",
+        b"/a b",
+        b"/a\x7f",
+        b"/a%",
+        b"/a%2",
+        b"/a%zz",
+        b"/%2%65",
+        b"/a#b",
+        b"/a?b#c",
+        b"a",
+        b"a/b",
+        b"?x",
+    ],
+)
+def test_refused(path: bytes) -> None:
+    """A path that climbs above the root, or that two readers could understand differently, is refused."""
+    assert normalize_path(path) is None
+
+
+def test_slashes_are_merged_where_asked_for() -> None:
+    """Merging happens before dot segments are removed, and never in the query."""
+    assert normalize_path_merging_slashes(b"/a//..//b?c=//") == b"/b?c=//"
+    assert normalize_path_merging_slashes(b"/a\\\\b") == b"/a/b"
+    assert normalize_path_merging_slashes(b"/a/b") == b"/a/b"
+    assert normalizer(True)(b"//") == b"/"
+    assert normalizer(False)(b"//") == b"//"
+
+
+PATHS = st.lists(
+    st.sampled_from([b"/", b".", b"..", b"a", b"%2e", b"%2F", b"%2f", b"%5c", b"\\", b"%61", b"?", b"%", b"#", b"~", b"\xe4", b"2", b"e", b"%25"])
+).map(lambda p: b"/" + b"".join(p))
+
+
+@given(PATHS, st.booleans())
+def test_normalization_is_idempotent(path: bytes, merge: bool) -> None:
+    """The normal form of a normal form is itself, and has no dot segment, however it was written."""
+    normalize = normalizer(merge)
+    normal = normalize(path)
+    if normal is None:
+        return
+    assert normalize(normal) is normal
+    segments = normal.partition(b"?")[0].lower().replace(b"%2e", b".").split(b"/")
+    assert b"." not in segments
+    assert b".." not in segments
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_decided(path: bytes) -> None:
+    """No input raises; what passes has only characters that a path may have."""
+    normal = normalize_path(path)
+    assert normal is None or normal in (b"", b"*") or normal.startswith(b"/")
+
+
+def test_configured_paths_are_written_as_requests_carry_them() -> None:
+    """What no request can look like is an error, with what to write instead."""
+    assert wire_form("/käse") == b"/k%C3%A4se"
+    assert wire_prefix("/a/.") == b"/a/."
+    for text in ("/a/../b", "/%61", "/a?b", "a", "/a%", ""):
+        with pytest.raises(ValueError, match="path"):
+            wire_form(text)
+    with pytest.raises(ValueError, match="write /b"):
+        wire_form("/a/../b")

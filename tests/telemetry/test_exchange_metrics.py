@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.errors import RouteNotFound, SidecarError
+from sidecar.facts import TLSFacts
+from sidecar.model import Node
+from sidecar.telemetry.exchange_metrics import ROWS_LIMIT, ExchangeStats, workload_of
+from sidecar.telemetry.metrics import Registry, Sample
+from sidecar.testing import FakeExchange, make_connection
+
+NODE = Node(service="orders", namespace="shop", trust_domain="example.org")
+PEER = "spiffe://example.org/ns/web/sa/frontend"
+PAYMENTS = "spiffe://example.org/ns/bank/sa/payments"
+
+
+def finished(
+    *,
+    identity: str = "",
+    upstream: str = "",
+    status: int = 200,
+    error: SidecarError | None = None,
+    cluster: str = "app",
+    route: str = "r",
+    sizes: tuple[int, int] = (0, 0),
+) -> Any:
+    exchange: Any = FakeExchange(connection=make_connection(identity=identity), route_name=route, cluster_name=cluster)
+    exchange.status = status
+    exchange.error = error
+    exchange.upstream_tls = TLSFacts(peer_identity=upstream) if upstream else None
+    exchange.request_bytes, exchange.response_bytes = sizes
+    return exchange
+
+
+def samples(registry: Registry, name: str) -> list[Sample]:
+    return [sample for family in registry.families() if family.name == name for sample in family.samples]
+
+
+def labels(sample: Sample) -> dict[str, str]:
+    return dict(sample.labels)
+
+
+def test_inbound_in_istios_terms() -> None:
+    """The caller by its certificate is the source, we are the destination and the reporter."""
+    registry = Registry()
+    stats = ExchangeStats(registry, NODE, "inbound", "in")
+    stats.observe(finished(identity=PEER), 0.002)
+    stats.observe(finished(identity=PEER), 0.002)
+    (sample,) = samples(registry, "istio_requests_total")
+    assert sample.value == 2
+    assert labels(sample) | {
+        "reporter": "destination",
+        "source_workload": "frontend",
+        "source_workload_namespace": "web",
+        "source_principal": PEER,
+        "destination_workload": "orders",
+        "destination_workload_namespace": "shop",
+        "destination_principal": "spiffe://example.org/ns/shop/sa/orders",
+        "destination_service": "orders",
+        "request_protocol": "http",
+        "response_code": "200",
+        "response_flags": "-",
+        "connection_security_policy": "mutual_tls",
+    } == labels(sample)
+
+
+def test_outbound_in_istios_terms() -> None:
+    """We are the source and the reporter, the upstream by its certificate is the destination."""
+    registry = Registry()
+    ExchangeStats(registry, NODE, "outbound", "out").observe(finished(upstream=PAYMENTS, cluster="payments"), 0.002)
+    (sample,) = samples(registry, "istio_requests_total")
+    assert labels(sample) | {
+        "reporter": "source",
+        "source_workload": "orders",
+        "source_principal": "spiffe://example.org/ns/shop/sa/orders",
+        "destination_workload": "payments",
+        "destination_principal": PAYMENTS,
+        "destination_service": "payments",
+        "connection_security_policy": "mutual_tls",
+    } == labels(sample)
+
+
+def test_a_failure_in_cleartext() -> None:
+    """Flags and codes are told; nobody is claimed to be known."""
+    registry = Registry()
+    ExchangeStats(registry, NODE, "inbound", "in").observe(finished(status=404, error=RouteNotFound(), route="", cluster=""), 0.0)
+    (sample,) = samples(registry, "istio_requests_total")
+    assert labels(sample) | {
+        "source_workload": "unknown",
+        "source_principal": "unknown",
+        "destination_principal": "unknown",
+        "response_flags": "NR",
+        "connection_security_policy": "none",
+    } == labels(sample)
+    (own,) = samples(registry, "sidecar_requests_total")
+    assert labels(own) == {"listener": "in", "route": "", "cluster": "", "code": "404", "error": "no-route"}
+
+
+def test_sizes_and_durations() -> None:
+    """Histograms add up what was observed; ours has no label for the route."""
+    registry = Registry()
+    stats = ExchangeStats(registry, NODE, "inbound", "in")
+    stats.observe(finished(route="a", sizes=(0, 1024)), 0.002)
+    stats.observe(finished(route="b", sizes=(5, 1024)), 0.2)
+    for name, total in (
+        ("istio_request_duration_milliseconds", 202.0),
+        ("istio_request_bytes", 5),
+        ("istio_response_bytes", 2048),
+        ("sidecar_request_duration_seconds", 0.202),
+    ):
+        family = samples(registry, name)
+        assert [(sample.suffix, sample.value) for sample in family if sample.suffix in ("_sum", "_count")] == [("_sum", total), ("_count", 2)]
+    buckets = {labels(sample)["le"]: sample.value for sample in samples(registry, "sidecar_request_duration_seconds") if sample.suffix == "_bucket"}
+    assert (buckets["0.001"], buckets["0.0025"], buckets["0.1"], buckets["0.25"], buckets["+Inf"]) == (0, 1, 1, 2, 2)
+    sizes = {labels(sample)["le"]: sample.value for sample in samples(registry, "istio_request_bytes") if sample.suffix == "_bucket"}
+    assert (sizes["1"], sizes["10"]) == (1, 2)
+
+
+def test_two_listeners_share_the_families() -> None:
+    """One page with each family once."""
+    registry = Registry()
+    for direction in ("inbound", "outbound"):
+        ExchangeStats(registry, NODE, direction, direction).observe(finished(), 0.001)
+    assert len(samples(registry, "sidecar_requests_total")) == 2
+    assert registry.text().count(b"# TYPE istio_requests_total counter\n") == 1
+    assert b'metric="istio_requests_total/inbound"} 0' in registry.text()
+
+
+def test_rows_are_bounded() -> None:
+    """Beyond the limit, requests are counted by the class of their status; none is lost."""
+    registry = Registry()
+    stats = ExchangeStats(registry, NODE, "inbound", "in")
+    for number in range(ROWS_LIMIT + 20):
+        stats.observe(finished(route=str(number), status=404 if number % 2 else 200), 0.001)
+    assert len(stats.rows) <= ROWS_LIMIT + 5
+    assert stats.overflowed == 20
+    assert sum(sample.value for sample in samples(registry, "istio_requests_total")) == ROWS_LIMIT + 20
+    others = [labels(sample)["code"] for sample in samples(registry, "sidecar_requests_total") if labels(sample)["route"] == "other"]
+    assert others == ["200", "400"]
+
+
+def test_workloads() -> None:
+    """Namespace and service come from a SPIFFE ID of our form, and from no other text."""
+    assert workload_of(PEER) == ("web", "frontend")
+    assert workload_of("spiffe://example.org/other/path") == ("unknown", "unknown")
+    assert workload_of("") == ("unknown", "unknown")
+    assert workload_of("other") == ("unknown", "other")
