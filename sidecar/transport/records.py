@@ -76,7 +76,7 @@ def verify_problem(tls: SSL.Connection) -> tuple[int, str]:
     library: Any = getattr(SSL, "_lib", None)
     if not hasattr(library, "SSL_get_verify_result") or not hasattr(library, "X509_verify_cert_error_string"):
         return 0, ""
-    code = library.SSL_get_verify_result(tls._ssl)  # type: ignore[attr-defined]
+    code = library.SSL_get_verify_result(cast(Any, tls)._ssl)
     if not code:
         return 0, ""
     return code, cast(Any, SSL)._ffi.string(library.X509_verify_cert_error_string(code)).decode()

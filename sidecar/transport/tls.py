@@ -265,6 +265,9 @@ class TLSTransport(Transport):
             # No close_notify: the stream may have been cut by anybody (RFC 8446, section 6.1).
             forget_errors()
             self._lose(self._broken or Failure(ConnectionLost(_what_happened(error))))
+        elif self._broken is not None and isinstance(error, SSL.Error) and error.args == ([],):
+            # OpenSSL does not read any more after a write that failed.
+            self._lose(self._broken)
         else:
             self.tls_error = _problem(self.tls, error, in_handshake=False)
             self._lose(Failure(error))
@@ -294,7 +297,10 @@ class TLSTransport(Transport):
         if not self._direct:
             self._write_later(data)
             return
-        self._reads_in_a_row = 0
+        if self._reads_in_a_row:
+            self._reads_in_a_row = 0
+        elif self.is_client and self._is_reset():
+            return
         length = len(data)
         if 0 < length <= RECORD_BYTES:
             try:
@@ -355,6 +361,8 @@ class TLSTransport(Transport):
         self._write_waits_for_read = False
         try:
             while queue:
+                if self.is_client and self._is_reset():
+                    return
                 part = queue[0]
                 if len(part) < SMALL_PART_BYTES and len(queue) > 1 and not self._must_retry:
                     part = self._put_together()
@@ -374,6 +382,17 @@ class TLSTransport(Transport):
                 self._register_read()
                 return
         self._after_flush()
+
+    def _is_reset(self) -> bool:
+        """Has the peer reset the connection? Then the sending side is given up.
+
+        A write that fails leaves OpenSSL unable to read what the peer had sent before: the early answer of a server, or the alert that tells why it does not
+        like our certificate. So a client asks the kernel first, from its second write in a row on; a first one has nothing to lose.
+        """
+        number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._write_broke(Failure(ConnectionLost(words(OSError(number, "")))))
+        return bool(number)
 
     def _put_together(self) -> bytes:
         """The first parts of the queue as one of at most a record's size, put back in their place."""
