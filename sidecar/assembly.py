@@ -236,9 +236,7 @@ class Sidecar:
     def _serve_http(self, http: HTTPRuntime, settings: HTTPManager, facts: ConnectionFacts, closed: Callable[[Any], None]) -> H1ServerConnection:
         """The protocol of one connection."""
         caller = http.caller(facts)
-
-        def begin(head: RequestHead, connection: Any, now: float) -> Exchange:
-            return Exchange(http, caller, connection, head, now)
+        begin = partial(Exchange, http, caller)
 
         def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
             return refuse_unread(http, caller, connection, error, now)

@@ -256,7 +256,7 @@ class IDownstreamStream(Interface):
 class IUpstreamStream(Interface):
     """The application's side of one attempt. Same rules as for `IDownstreamStream`. After `reset`, or once `response_end` was delivered and the request was sent, it belongs to nobody."""
 
-    endpoint = Attribute("the cluster's endpoint object: `.address`, `.weight`, `.active`")
+    endpoint = Attribute("the cluster's endpoint object: `.address`, `.text` (the address in words), `.weight`, `.active`")
     is_reused = Attribute("bool: other exchanges used this connection before")
     tls = Attribute("TLSFacts or None")
 

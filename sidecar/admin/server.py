@@ -82,7 +82,7 @@ class AdminServer:
         self._connections.add(connection)
         return connection
 
-    def _begin(self, head: RequestHead, connection: Any, now: float) -> Any:
+    def _begin(self, connection: Any, head: RequestHead, now: float) -> Any:
         return _Visit(self, head, connection)
 
     def _refuse(self, connection: Any, error: SidecarError, now: float) -> tuple[ResponseHead, bytes]:

@@ -32,7 +32,7 @@ DRAIN_IDLE_SECONDS = 0.5
 
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol, IDownstreamStream)
 class H1ServerConnection:
-    """`begin(head, connection, now)` makes and returns the exchange of a request that was read; `refuse(error)` gives (head, body) for one that could not be;
+    """`begin(connection, head, now)` makes and returns the exchange of a request that was read; `refuse(error)` gives (head, body) for one that could not be;
     `closed(connection)`
     is told once when the connection is gone. `limits` is a `model.HTTPLimits`; `runtime` has `seconds()`, `wheel`, `draining`."""
 
@@ -68,7 +68,7 @@ class H1ServerConnection:
         self,
         runtime: Any,
         limits: Any,
-        begin: Callable[[RequestHead, Any, float], Any],
+        begin: Callable[[Any, RequestHead, float], Any],
         refuse: Callable[[Any, SidecarError, float], tuple[ResponseHead, bytes]],
         closed: Callable[[Any], None],
         scheme: bytes,
@@ -171,8 +171,7 @@ class H1ServerConnection:
         limit = self.limits.requests_per_connection
         keep_alive = self._reader.keep_alive and not runtime.draining and not self._half_closed and not (limit and self.requests >= limit)
         self._writer.begin(head, keep_alive)
-        exchange = self._begin(head, self, runtime.seconds())
-        self._exchange = exchange
+        self._exchange = exchange = self._begin(self, head, runtime.seconds())
         exchange.start()
 
     def _broken(self, error: SidecarError) -> None:
@@ -235,6 +234,8 @@ class H1ServerConnection:
             seconds = limits.head_timeout
         if seconds:
             self.timer.set(self.runtime.seconds() + seconds)
+        else:
+            self.timer.clear()
         if self._read_paused:
             self._read_paused = False
             self.transport.resumeProducing()

@@ -169,7 +169,6 @@ class Exchange(RequestWay, ResponseWay):
             for deferred in self._awaited:
                 deferred.cancel()
             self._awaited = None
-        self.downstream.timer.clear()
         duration = http.seconds() - self.started
         http.observe(self, duration)
         chain = self.chain

@@ -27,7 +27,7 @@ class ExchangeState:
     __slots__ = (
         "_awaited", "_connector", "_deadline", "_flow", "_inbox", "_last_moved", "_outbox", "_request_paused", "_reroutes", "_response_flow",
         "_response_paused", "_response_sent", "_response_waiting", "_retried_stale", "_ticket", "_tried", "attempts", "caller", "chain",
-        "cluster_name", "connection", "downstream", "endpoint", "error", "finished", "http", "is_tunnel", "notes", "number", "principal", "request",
+        "cluster_name", "connection", "downstream", "endpoint", "endpoint_text", "error", "finished", "http", "is_tunnel", "notes", "number", "principal", "request",
         "request_bytes", "request_complete", "request_id", "response", "response_bytes", "route", "route_name", "started", "started_ticks", "state_",
         "trace", "upstream", "upstream_seconds", "upstream_tls",
     )  # fmt: skip
@@ -47,6 +47,7 @@ class ExchangeState:
         self.route_name = self.cluster_name = ""
         self.chain: Chain = EMPTY_CHAIN
         self.endpoint: Any = None
+        self.endpoint_text = ""
         self.request_id = b""
         self.trace: Any = None
         self.state_: dict[object, Any] | None = None

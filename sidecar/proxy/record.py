@@ -39,7 +39,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         detail="" if error is None else error.sentence,
         route=exchange.route_name,
         cluster=exchange.cluster_name,
-        endpoint=str(exchange.endpoint) if exchange.endpoint is not None else "",
+        endpoint=exchange.endpoint_text,
         principal="" if principal is None else principal.name,
         peer_identity="" if tls is None else tls.peer_identity,
         upstream_identity="" if upstream_tls is None else upstream_tls.peer_identity,

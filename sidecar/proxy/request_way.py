@@ -221,7 +221,9 @@ class RequestWay(PluginCalls):
 
     def _send_up(self, stream: Any) -> None:
         self.upstream = stream
-        self.endpoint = stream.endpoint.address
+        endpoint = stream.endpoint
+        self.endpoint = endpoint.address
+        self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
         request = self.request
         if self.http.tracer is not None:
@@ -246,6 +248,7 @@ class RequestWay(PluginCalls):
         """No stream for this attempt."""
         if endpoint is not None:
             self.endpoint = endpoint.address
+            self.endpoint_text = endpoint.text
         self.notes.append(("connector", error.sentence))
         self.fail(error)
 

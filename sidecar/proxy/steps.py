@@ -88,6 +88,8 @@ class Chain:
 
 
 EMPTY_CHAIN = Chain()
+# The usual answers, which need not be asked whether they are awaitable.
+_AT_ONCE = frozenset({type(None), Allow, Deny, Limited, Principal, Refuse, Shadow})
 
 
 def compile_chain(
@@ -151,7 +153,7 @@ def _adapted(ask: Hook, understand: Callable[[Any, Any], Any]) -> Hook:
 
     def step(exchange: Any) -> Any:
         answer = ask(exchange)
-        if is_awaitable(answer):
+        if type(answer) not in _AT_ONCE and is_awaitable(answer):
             return _later(answer, understand, exchange)
         return understand(exchange, answer)
 

@@ -101,27 +101,24 @@ class H1ClientConnection:
 
     def _deliver(self, events: list[Any], owner: Any) -> None:
         try:
-            self._deliver_each(events, owner)
+            for event in events:
+                kind = event.__class__
+                if kind is bytes:
+                    owner.response_data(event)
+                elif kind is ResponseHead:
+                    if event.end_stream:
+                        self._detach()
+                    owner.response_head(event)
+                elif kind is End:
+                    self._detach()
+                    owner.response_end(event.trailers)
+                else:
+                    self._fail(event)
+                if self.owner is not owner:
+                    return
         except SidecarError as error:
             # A writer refused what filters made of the message.
             owner.fail(error)
-
-    def _deliver_each(self, events: list[Any], owner: Any) -> None:
-        for event in events:
-            kind = event.__class__
-            if kind is bytes:
-                owner.response_data(event)
-            elif kind is ResponseHead:
-                if event.end_stream:
-                    self._detach()
-                owner.response_head(event)
-            elif kind is End:
-                self._detach()
-                owner.response_end(event.trailers)
-            else:
-                self._fail(event)
-            if self.owner is not owner:
-                return
 
     def _detach(self) -> None:
         """The response is complete: back to the pool, or closed when it cannot serve again."""

@@ -41,10 +41,12 @@ class UpstreamSecurity(Protocol):
 class EndpointPool:
     """One endpoint's connections. `active`: requests running on them; balancers read it, and `address` and `weight`."""
 
-    __slots__ = ("active", "address", "connecting", "connections", "failures", "idle", "requests", "waiting", "weight")
+    __slots__ = ("active", "address", "connecting", "connections", "failures", "idle", "requests", "text", "waiting", "weight")
 
     def __init__(self, address: Address, weight: int) -> None:
         self.address = address
+        # The address for records, which are written for every request.
+        self.text = str(address)
         self.weight = weight
         self.active = 0
         self.connections = 0
