@@ -256,7 +256,7 @@ class H2Connection(ReceivingHalf):
         peer.header_list_octets = settings.get(MAX_HEADER_LIST_SIZE, peer.header_list_octets)
         peer.frame_octets = settings.get(MAX_FRAME_SIZE, peer.frame_octets)
         peer.connect_protocol = bool(settings.get(ENABLE_CONNECT_PROTOCOL, peer.connect_protocol))
-        self._frame_octets = min(peer.frame_octets, self.limits.frame_octets)
+        self._frame_octets = min(peer.frame_octets, self.limits.sent_frame_octets)
         change = settings.get(INITIAL_WINDOW_SIZE, peer.stream_window) - peer.stream_window
         if change:
             peer.stream_window += change

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.codec.h2 import huffman
-from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS, STATIC, NeverIndexed, entry_size, received_field
+from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS, STATIC, STATIC_COUNT, NeverIndexed, entry_size, received_field
 from sidecar.headers import Field
 
 # Blocks remembered at a time, and octets of the longest one kept: at most 32 KiB of keys for a connection.
@@ -23,6 +23,9 @@ PASSED_BLOCKS = 512
 _INTEGER_OCTETS = 4
 
 
+_FIRST = STATIC_COUNT + 1
+
+
 class CompressionError(Exception):
     """The peer's block cannot be decoded: the connection is lost with COMPRESSION_ERROR (RFC 9113, section 4.3). The text says why."""
 
@@ -33,10 +36,11 @@ class Decoder:
     `memory`: block -> whatever the caller made of it; cleared when the table changes. Callers put things in through `remember`.
     """
 
-    __slots__ = ("_announced", "_entries", "_limit", "_must_shrink", "_room", "_size", "_used", "may_remember", "memory")
+    __slots__ = ("_announced", "_limit", "_must_shrink", "_room", "_size", "_table", "_used", "may_remember", "memory")
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
-        self._entries: list[Field] = []  # the newest is the last: index 62 is [-1]
+        # Both tables in one list, so that an index needs no looking which: the newest entry is at 62, the oldest is the last.
+        self._table: list[Field] = list(STATIC)
         self._size = 0
         self._limit = DEFAULT_TABLE_OCTETS  # in force: what the peer's encoder uses
         self._announced = max(table_octets, DEFAULT_TABLE_OCTETS)  # the largest the peer may choose
@@ -47,7 +51,7 @@ class Decoder:
         self._used = False
 
     def __repr__(self) -> str:
-        return f"<Decoder {len(self._entries)} entries, {self._size} of {self._limit} octets>"
+        return f"<Decoder {len(self._table) - _FIRST} entries, {self._size} of {self._limit} octets>"
 
     def announced(self, table_octets: int) -> None:
         """The peer acknowledged our table size: from now on it is the bound, and a smaller one than in force has to be confirmed by the next block (RFC 7541,
@@ -88,8 +92,7 @@ class Decoder:
         """
         fields: list[Field] = []
         append = fields.append
-        entries = self._entries
-        static = STATIC
+        table = self._table
         position = 0
         end = len(block)
         keep = True
@@ -100,10 +103,11 @@ class Decoder:
                 octet = block[position]
                 position += 1
                 if octet > 0x80:  # indexed (section 6.1)
-                    index = octet & 0x7F
-                    if index == 0x7F:
+                    if octet < 0xFF:
+                        append(table[octet - 0x80])
+                    else:
                         index, position = read_integer(block, position, 0x7F)
-                    append(static[index] if index < 62 else entries[61 - index])
+                        append(table[index])
                 elif octet >= 0x40:
                     if octet == 0x80:
                         raise CompressionError("index 0 is referred to")
@@ -140,15 +144,14 @@ class Decoder:
         else:
             if index == most:
                 index, position = read_integer(block, position, most)
-            name = (STATIC[index] if index < 62 else self._entries[61 - index])[0]
+            name = self._table[index][0]
         value, position = read_string(block, position)
         return received_field(name, value), position
 
     def _add(self, field: Field) -> None:
         size = entry_size(field)
         self._size += size
-        entries = self._entries
-        entries.append(field)
+        self._table.insert(_FIRST, field)
         if self._size > self._limit:
             self._evict()
         if self.memory:
@@ -156,13 +159,9 @@ class Decoder:
 
     def _evict(self) -> None:
         """Oldest first; an entry larger than the table empties it (section 4.4)."""
-        gone = 0
-        for field in self._entries:
-            self._size -= entry_size(field)
-            gone += 1
-            if self._size <= self._limit:
-                break
-        del self._entries[:gone]
+        table = self._table
+        while self._size > self._limit:
+            self._size -= entry_size(table.pop())
 
     def _resize(self, octets: int) -> None:
         if octets > self._announced:

@@ -57,8 +57,12 @@ _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_scheme = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*").fullmatch
 # host[:port] without user information, which RFC 9113, section 8.3.1, forbids.
 _is_authority = re.compile(rb"(?:\[[0-9A-Fa-f:.%vV~_\-]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?").fullmatch
-# Octets that no request target has; "#" because a fragment is never sent.
-_is_path = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*").fullmatch
+# Authorities already found good. Bounded in number and length because peers choose them.
+_AUTHORITIES: set[bytes] = set()
+_AUTHORITIES_LIMIT = 1024
+_AUTHORITY_OCTETS = 128
+# Octets that a request target may have; not "#", because a fragment is never sent.
+_PATH_OCTETS = bytes({*range(0x21, 0x7F), *range(0x80, 0x100)} - {0x23})
 # More than 19 digits do not fit 63 bits, in which some ends count; a leading zero is octal to some.
 _is_length = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
 _is_status = re.compile(rb"[1-9][0-9]{2}").fullmatch
@@ -71,18 +75,8 @@ class Malformed(Exception):
     """The message breaks section 8: a stream error PROTOCOL_ERROR. The text says how."""
 
 
-class _Fields:
-    """A block's fields sorted out: what both kinds of head have in common."""
-
-    __slots__ = ("cookies", "expects", "host", "length", "pseudo", "regular")
-
-    def __init__(self) -> None:
-        self.pseudo: dict[bytes, bytes] = {}
-        self.regular: list[Field] = []
-        self.length: int | None = None
-        self.host: bytes | None = None
-        self.cookies = 0
-        self.expects = False
+# (pseudo-header fields, the others without Host, Content-Length or None, Host or None, 100-continue expected?)
+_Sorted = tuple[dict[bytes, bytes], list[Field], int | None, bytes | None, bool]
 
 
 def weigh(fields: list[Field], octets: int, count: int) -> None:
@@ -96,48 +90,59 @@ def weigh(fields: list[Field], octets: int, count: int) -> None:
         raise HeadTooLarge(f"the head has more than {octets} octets")
 
 
-def _sort_out(fields: list[Field], allowed: frozenset[bytes]) -> _Fields:
-    found = _Fields()
-    pseudo = found.pseudo
-    regular = found.regular
+def _sort_out(fields: list[Field], allowed: frozenset[bytes]) -> _Sorted:
+    """What both kinds of head have in common. One pass with everything in it, because every block that is not remembered takes it."""
+    pseudo: dict[bytes, bytes] = {}
+    regular: list[Field] = []
+    length: int | None = None
+    host: bytes | None = None
+    cookies = 0
+    expects = False
     kinds = _KINDS
     for field in fields:
-        name = field[0]
-        if not field[2]:
-            if regular or found.host is not None:
+        name, value, line = field
+        if not line:
+            if regular or host is not None:
                 raise Malformed("a pseudo-header field stands behind others, or a field is malformed (RFC 9113 section 8.3)")
             if name not in allowed:
                 raise Malformed(f"not a field here: {name[:40]!r} (RFC 9113 sections 8.2.1 and 8.3)")
             if name in pseudo:
                 raise Malformed(f"{name!r} is there twice (RFC 9113 section 8.3)")
-            pseudo[name] = field[1]
-        elif name in kinds:
-            _sort_special(field, kinds[name], found)
-        else:
-            regular.append(field)
-    if found.cookies > 1:
-        found.regular = _join_cookies(regular)
-    return found
+            pseudo[name] = value
+            continue
+        if name in kinds:
+            kind = kinds[name]
+            if kind == HOST:
+                if host is not None or not _is_known_authority(value):
+                    raise Malformed("Host is there twice, or not host[:port] (RFC 9113 section 8.3.1)")
+                host = value
+                continue
+            if kind == CONTENT_LENGTH:
+                if length is not None or _is_length(value) is None:
+                    raise Malformed("Content-Length is there twice, or not one plain number (RFC 9110 section 8.6)")
+                length = int(value)
+            elif kind == COOKIE:
+                cookies += 1
+            elif kind == EXPECT:
+                expects = expects or value.lower() == b"100-continue"
+            elif kind == REFUSED or value.lower() != b"trailers":
+                raise Malformed(f"{name.decode()} belongs to HTTP/1.1 connections (RFC 9113 section 8.2.2)")
+        regular.append(field)
+    if cookies > 1:
+        regular = _join_cookies(regular)
+    return pseudo, regular, length, host, expects
 
 
-def _sort_special(field: Field, kind: int, found: _Fields) -> None:
-    name, value, _ = field
-    if kind == HOST:
-        if found.host is not None or _is_authority(value) is None:
-            raise Malformed("Host is there twice, or not host[:port] (RFC 9113 section 8.3.1)")
-        found.host = value
-        return
-    if kind == CONTENT_LENGTH:
-        if found.length is not None or _is_length(value) is None:
-            raise Malformed("Content-Length is there twice, or not one plain number (RFC 9110 section 8.6)")
-        found.length = int(value)
-    elif kind == COOKIE:
-        found.cookies += 1
-    elif kind == EXPECT:
-        found.expects = found.expects or value.lower() == b"100-continue"
-    elif kind == REFUSED or value.lower() != b"trailers":
-        raise Malformed(f"{name.decode()} belongs to HTTP/1.1 connections (RFC 9113 section 8.2.2)")
-    found.regular.append(field)
+def _is_known_authority(value: bytes) -> bool:
+    if value in _AUTHORITIES:
+        return True
+    if _is_authority(value) is None:
+        return False
+    if len(value) <= _AUTHORITY_OCTETS:
+        if len(_AUTHORITIES) >= _AUTHORITIES_LIMIT:
+            _AUTHORITIES.clear()
+        _AUTHORITIES.add(value)
+    return True
 
 
 def _join_cookies(fields: list[Field]) -> list[Field]:
@@ -159,51 +164,50 @@ _NO_PSEUDO: frozenset[bytes] = frozenset()
 
 def read_request(fields: list[Field], connect_protocol: bool) -> RequestParts:
     """The parts of a request's head (section 8.3.1). `connect_protocol`: we announced ENABLE_CONNECT_PROTOCOL. Raises `Malformed`."""
-    found = _sort_out(fields, _CONNECT_PSEUDO if connect_protocol else _REQUEST_PSEUDO)
-    pseudo = found.pseudo
-    method = pseudo.get(b":method", b"")
-    if _is_token(method) is None:
+    pseudo, regular, length, host, expects = _sort_out(fields, _CONNECT_PSEUDO if connect_protocol else _REQUEST_PSEUDO)
+    get = pseudo.get
+    method = get(b":method", b"")
+    if method not in _METHODS and _is_token(method) is None:
         raise Malformed(":method is missing or not a method")
-    authority = pseudo.get(b":authority")
-    scheme = pseudo.get(b":scheme")
-    path = pseudo.get(b":path")
-    upgrade = pseudo.get(b":protocol")
+    authority = get(b":authority")
+    scheme = get(b":scheme")
+    path = get(b":path")
+    upgrade = get(b":protocol")
     if method == b"CONNECT" and upgrade is None:
         if scheme is not None or path is not None or not authority:
             raise Malformed("CONNECT has :authority, but no :scheme and :path (RFC 9113 section 8.5)")
         scheme = b"http"
         path = b""
     else:
-        if scheme is None or _is_scheme(scheme) is None:
+        if scheme not in _SCHEMES and (scheme is None or _is_scheme(scheme) is None):
             raise Malformed(":scheme is missing or not a scheme")
-        if path is None or not (_is_path(path) or (path == b"*" and method == b"OPTIONS")):
+        if not path or path.translate(None, _PATH_OCTETS) or (path[0] != 0x2F and (path != b"*" or method != b"OPTIONS")):
             raise Malformed(":path is missing or not a path")
         if upgrade is not None:
             if method != b"CONNECT" or _is_token(upgrade) is None or not authority:
                 raise Malformed(":protocol needs CONNECT and :authority (RFC 8441 section 4)")
             method = b"GET"
             upgrade = upgrade.lower()
-    if authority is not None and _is_authority(authority) is None:
+    if authority is not None and not _is_known_authority(authority):
         raise Malformed(":authority is not host[:port]")
-    host = found.host
     if authority is None:
         authority = host
     elif host is not None and host.lower() != authority.lower():
         raise Malformed("Host and :authority differ (RFC 9113 section 8.3.1)")
     if authority is None:
         raise Malformed("there is neither :authority nor Host")
-    fields = [(b"host", authority, b"Host: " + authority + b"\r\n"), *found.regular]
-    return method, path, authority, scheme, fields, found.length, upgrade, found.expects
+    fields = [(b"host", authority, b"Host: " + authority + b"\r\n"), *regular]
+    return method, path, authority, scheme, fields, length, upgrade, expects
 
 
 def read_response(fields: list[Field]) -> ResponseParts:
     """The parts of a response's head (section 8.3.2). Raises `Malformed`."""
-    found = _sort_out(fields, _RESPONSE_PSEUDO)
-    text = found.pseudo.get(b":status", b"")
+    pseudo, regular, length, _, _ = _sort_out(fields, _RESPONSE_PSEUDO)
+    text = pseudo.get(b":status", b"")
     if _is_status(text) is None or text == b"101":  # section 8.6: there is no 101
         raise Malformed(":status is missing or not a status")
     status = int(text)
-    return status, found.regular, _REASONS.get(status, b""), found.length
+    return status, regular, _REASONS.get(status, b""), length
 
 
 def read_trailers(fields: list[Field]) -> list[Field]:

@@ -26,9 +26,10 @@ class H2Limits:
     # Octets of HPACK's dynamic table, for receiving (announced) and for sending (the most used, whatever the peer offers).
     table_octets: int = DEFAULT_TABLE_OCTETS
     encoder_table_octets: int = DEFAULT_TABLE_OCTETS
-    # Octets of a frame that the peer may send, and that we send at most. Larger frames cost less for each octet; a stream waits at most one frame of each
-    # other.
-    frame_octets: int = 65_536
+    # Octets of a frame that the peer may send. Larger ones cost less for each octet, and make other streams wait; a client that fetches much may set 65536.
+    frame_octets: int = 16_384
+    # Octets of a frame that we send, if the peer takes as much: a stream waits at most one frame of each other.
+    sent_frame_octets: int = 65_536
     # Octets that a stream may send before we gave credit: at first, and after doubling while it moves much. Growing costs memory only where something flows
     # fast.
     stream_window: int = 131_072

@@ -46,9 +46,10 @@ from sidecar.codec.h2.streams import (
     TAKE,
     Stream,
 )
+from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 from sidecar.codec.h2.windows import ReceiveWindow
 from sidecar.errors import HeadTooLarge
-from sidecar.headers import Headers
+from sidecar.headers import Field, Headers
 from sidecar.message import END, End, ResponseHead
 
 Events = list[tuple[int, Any]]
@@ -178,11 +179,17 @@ class ReceivingHalf(SendingHalf):
                 raise Violation(PROTOCOL_ERROR, "a new stream with a lower id than one before (RFC 9113 section 5.1.1)")
             self._refuse(TABLE[self._state_of(stream_id)][RECV_HEAD][0], stream_id, None, events)
 
-    def _decode(self, block: bytes) -> list[Any]:
+    def _decode(self, block: bytes) -> list[Field]:
         try:
             return self._decoder.decode(block)
         except CompressionError as problem:
             raise Violation(COMPRESSION_ERROR, str(problem)) from None
+
+    def _weigh(self, fields: list[Field], block: bytes) -> None:
+        """Raise `HeadTooLarge` when the list is. A few fields need no adding up: one from the table is no larger than the table; literals are in the block."""
+        limits = self.limits
+        if len(fields) * max(limits.table_octets, DEFAULT_TABLE_OCTETS) + 2 * len(block) > limits.header_list_octets or len(fields) > limits.header_fields:
+            weigh(fields, limits.header_list_octets, limits.header_fields)
 
     def _take_request(self, stream_id: int, end: int, block: bytes, events: Events) -> None:
         if stream_id > self._last_peer_stream + 2:
@@ -198,7 +205,7 @@ class ReceivingHalf(SendingHalf):
                 self._remember_end(stream_id, RESET_SENT)
                 return
             try:
-                weigh(fields, limits.header_list_octets, limits.header_fields)
+                self._weigh(fields, block)
                 parts = read_request(fields, self.connect_protocol)
             except Malformed as problem:
                 self.counters["heads_malformed"] += 1
@@ -249,7 +256,7 @@ class ReceivingHalf(SendingHalf):
         if type(parts) is not tuple:
             fields = self._decode(block)
             try:
-                weigh(fields, self.limits.header_list_octets, self.limits.header_fields)
+                self._weigh(fields, block)
                 parts = read_response(fields)
             except Malformed as problem:
                 self.counters["heads_malformed"] += 1
@@ -282,7 +289,7 @@ class ReceivingHalf(SendingHalf):
         if type(trailers) is not list:
             fields = self._decode(block)
             try:
-                weigh(fields, self.limits.header_list_octets, self.limits.header_fields)
+                self._weigh(fields, block)
                 trailers = read_trailers(fields)
             except (Malformed, HeadTooLarge) as problem:
                 self.counters["heads_malformed"] += 1

@@ -116,7 +116,7 @@ class SendingHalf:
         self._ended: dict[int, int] = {}
         self._held_after_end: dict[int, int] = {}
         self._send_window = DEFAULT_WINDOW
-        self._frame_octets = min(SMALLEST_MAX_FRAME, limits.frame_octets)
+        self._frame_octets = min(SMALLEST_MAX_FRAME, limits.sent_frame_octets)
         self._ready: deque[Stream] = deque()
         self._drained: list[int] = []
         self._window = ReceiveWindow(max(limits.connection_window, DEFAULT_WINDOW), max(limits.connection_window_most, DEFAULT_WINDOW))

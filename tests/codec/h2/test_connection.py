@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +37,7 @@ def setting(name: int, value: int) -> bytes:
 
 # (name, what comes behind the preface, the error's code, the streams reset or None for the whole connection)
 REFUSED: list[tuple[str, bytes, int, list[int] | None]] = [
-    ("a frame larger than announced", frame(DATA, 0, 1, bytes(65_537))[:9], FRAME_SIZE_ERROR, None),
+    ("a frame larger than announced", frame(DATA, 0, 1, bytes(16_385))[:9], FRAME_SIZE_ERROR, None),
     ("PRIORITY on stream 0", frame(PRIORITY, 0, 0, bytes(5)), PROTOCOL_ERROR, None),
     ("PRIORITY of 4 octets", frame(PRIORITY, 0, 1, bytes(4)), FRAME_SIZE_ERROR, None),
     ("PRIORITY of 6 octets on a stream", headers(1, POST, 4) + frame(PRIORITY, 0, 1, bytes(6)), FRAME_SIZE_ERROR, [1]),
@@ -96,7 +98,9 @@ def test_a_wrong_preface_is_refused_as_soon_as_it_can_be(data: bytes) -> None:
         assert [event.code for _, event in events] == [PROTOCOL_ERROR]
 
 
-@pytest.mark.parametrize("data", [setting(2, 1), headers(2, GET), headers(1, GET), frame(DATA, 0, 1, b"x"), window_update_frame(1, 1), b"HTTP/1.1 400 Bad Request\r\n"])
+@pytest.mark.parametrize(
+    "data", [setting(2, 1), headers(2, GET), headers(1, GET), frame(DATA, 0, 1, b"x"), window_update_frame(1, 1), b"HTTP/1.1 400 Bad Request\r\n"]
+)
 def test_a_client_refuses_what_no_server_may_send(data: bytes) -> None:
     ((_, event),) = client().receive(data, 0.0)
     assert isinstance(event, ConnectionFailed)
@@ -173,7 +177,7 @@ def test_any_chunking_tells_the_same(cuts: list[int]) -> None:
         connection = H2Connection(False)
         events = []
         points = [0, *sorted(cuts), len(WHOLE)]
-        for start, stop in zip(points, points[1:], strict=False):
+        for start, stop in pairwise(points):
             events += connection.receive(WHOLE[start:stop], 0.0)
         return [repr(event) if not isinstance(event[1], End) else f"{event[0]} end {event[1].trailers}" for event in events], written(connection)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import hpack
@@ -42,7 +43,7 @@ def test_blocks_of_the_oracle_decode_to_what_went_in(blocks: list[tuple[list[tup
         for _ in range(2):
             assert pairs(decoder, encoder.encode(fields, huffman=huffman)) == fields
     assert decoder._size <= decoder._limit
-    assert [field[:2] for field in reversed(decoder._entries)] == list(encoder.header_table.dynamic_entries)
+    assert [field[:2] for field in decoder._table[62:]] == list(encoder.header_table.dynamic_entries)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +71,8 @@ def test_broken_blocks_are_refused(block: bytes) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_octets_decode_or_are_refused(block: bytes) -> None:
-    try:
+    with suppress(CompressionError):
         Decoder().decode(block)
-    except CompressionError:
-        pass
 
 
 def test_a_table_that_we_reduced_has_to_be_confirmed_by_the_next_block() -> None:
@@ -96,7 +95,7 @@ def test_an_entry_larger_than_the_table_empties_it() -> None:
     decoder = Decoder()
     decoder.decode(b"\x40\x01a\x01b")
     decoder.decode(b"\x40\x01a\x7f\x81\x1f" + b"x" * 4096)
-    assert (decoder._entries, decoder._size) == ([], 0)
+    assert (decoder._table[62:], decoder._size) == ([], 0)
 
 
 def test_a_never_indexed_field_says_so() -> None:

@@ -245,7 +245,7 @@ def test_credit_follows_delivery() -> None:
 
 def test_credit_of_an_ended_stream_goes_to_the_connection_alone() -> None:
     connection = server(H2Limits(connection_window=65_535))
-    connection.receive(headers(1, POST, 4) + frame(DATA, 1, 1, b"x" * 40_000), 0.0)
+    connection.receive(headers(1, POST, 4) + b"".join(frame(DATA, each == 3, 1, b"x" * 10_000) for each in range(4)), 0.0)
     connection.send_head(1, response(), True)
     connection.data_to_send()
     connection.consumed(1, 20_000)
@@ -257,7 +257,7 @@ def test_credit_of_an_ended_stream_goes_to_the_connection_alone() -> None:
 
 def test_a_reset_gives_the_connections_credit_back() -> None:
     connection = server(H2Limits(connection_window=65_535))
-    connection.receive(headers(1, POST, 4) + frame(DATA, 0, 1, b"x" * 40_000), 0.0)
+    connection.receive(headers(1, POST, 4) + b"".join(frame(DATA, 0, 1, b"x" * 10_000) for _ in range(4)), 0.0)
     connection.reset(1, 8)
     connection.consumed(1, 40_000)
     assert [each for each in frames(written(connection)) if each[0] == WINDOW_UPDATE] == [(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big"))]
@@ -296,3 +296,13 @@ def test_a_ping_is_answered_with_its_octets() -> None:
     assert frames(written(theirs)) == []
     theirs.receive(frame(PING, 0, 0, b"abcdefgh"), 0.0)
     assert frames(written(theirs)) == [(PING, 1, 0, b"abcdefgh")]
+
+
+def test_streams_share_the_connections_window_to_its_last_octet() -> None:
+    connection = server()
+    connection.receive(headers(1, GET) + headers(3, GET), 0.0)
+    for stream_id in (1, 3):
+        connection.send_head(stream_id, response(), False)
+        connection.send_data(stream_id, b"x" * 50_000)
+    assert sum(len(payload) for kind, _, _, payload in frames(written(connection)) if kind == DATA) == 65_535
+    assert connection.queued(1) + connection.queued(3) == 100_000 - 65_535
