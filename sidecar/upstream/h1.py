@@ -28,7 +28,7 @@ class H1ClientConnection:
     """Made by the pool for one endpoint; `owner` is the exchange that has it, None while idle or connecting."""
 
     __slots__ = (
-        "_congested", "_deliveries", "_is_tunnel", "_out", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since", "is_reused",
+        "_congested", "_is_tunnel", "_out", "_paused", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since", "is_reused",
         "owner", "pool", "requests", "state", "tls", "transport",
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ class H1ClientConnection:
         self._request_done = True
         self._is_tunnel = False
         self._congested = False
-        self._deliveries = 0
+        self._paused = False
 
     # -- what the transport calls ----------------------------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class H1ClientConnection:
                 if kind is bytes:
                     owner.response_data(event)
                 elif kind is ResponseHead:
-                    if event.end_stream:
+                    if event.end_stream and event.status >= 200:
                         self._detach()
                     owner.response_head(event)
                 elif kind is End:
@@ -124,7 +124,11 @@ class H1ClientConnection:
         """The response is complete: back to the pool, or closed when it cannot serve again."""
         self.owner = None
         reader = self._reader
-        reusable = self._request_done and reader.keep_alive and reader.finished and self.state is READY
+        # One that is still congested, with a request that was answered before it had left, would tell the next owner of a drain that is none of its own.
+        reusable = self._request_done and reader.keep_alive and reader.finished and self.state is READY and not self._congested
+        if self._paused:
+            # The owner paused within the batch that ended the response: it will not resume what it does not have any more.
+            self.resume_response()
         self.pool.released(self, reusable)
         if not reusable:
             self._drop()
@@ -140,7 +144,7 @@ class H1ClientConnection:
         if self.state is not GONE:
             self.state = GONE
             self.pool.forget(self)
-            if self._request_done:
+            if self._request_done and not self.transport.buffered:
                 self.transport.loseConnection()
             else:
                 self.transport.abortConnection()
@@ -258,10 +262,12 @@ class H1ClientConnection:
 
     def pause_response(self) -> None:
         """See `IUpstreamStream`."""
+        self._paused = True
         self.transport.pauseProducing()
 
     def resume_response(self) -> None:
         """See `IUpstreamStream`."""
+        self._paused = False
         if self.state is READY:
             self.transport.resumeProducing()
 

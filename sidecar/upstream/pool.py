@@ -19,6 +19,7 @@ from sidecar.address import Address
 from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamOverflow
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
+from sidecar.message import RequestHead
 from sidecar.model import Cluster
 from sidecar.upstream.h1 import READY, H1ClientConnection
 
@@ -121,8 +122,8 @@ class Connector:
             idle = pool.idle
             while idle:
                 connection = idle.pop()
-                # An end that is already waiting in the socket is seen before a request that may not be sent twice is lost to it.
-                if connection.state is READY and (owner.request.method in SAFE or connection.looks_alive()):
+                # An end that is already waiting in the socket is seen before a request that will not be sent again is lost to it.
+                if connection.state is READY and (self._is_sent_again(owner.request) or connection.looks_alive()):
                     self._give(pool, connection, owner)
                     return None
                 self._discard(connection)
@@ -137,6 +138,11 @@ class Connector:
         self.pending += 1
         self._grow(pool)
         return ticket
+
+    @staticmethod
+    def _is_sent_again(request: RequestHead) -> bool:
+        """Will its owner try once more when the connection turns out to be stale?"""
+        return request.method in SAFE and request.end_stream and request.upgrade is None
 
     def leave(self, ticket: Ticket, pool: EndpointPool) -> None:
         """A ticket was cancelled."""
@@ -235,7 +241,7 @@ class Connector:
             self._give(pool, connection, owner)
             return
         limits = self.cluster.pool
-        if len(pool.idle) >= limits.max_idle or self._stopped or self.pending:
+        if len(pool.idle) >= limits.max_idle or self._stopped or (self.pending and self.connections >= limits.max_connections):
             # With requests waiting at other endpoints for the cluster's limit, an idle connection here only stands in their way.
             self._discard(connection)
             return
@@ -258,8 +264,11 @@ class Connector:
     def _grow(self, pool: EndpointPool) -> None:
         """Open connections until each waiting request has an attempt, as far as the limit allows."""
         while len(pool.connecting) < len(pool.waiting):
-            if self.connections >= self.cluster.pool.max_connections and not self._evict_idle():
-                return
+            if self.connections >= self.cluster.pool.max_connections:
+                if not self._evict_idle():
+                    return
+                # What was closed may have served another queue, or this one, on its way out: look again.
+                continue
             connection = H1ClientConnection(self, pool, self.cluster.head_bytes, self.cluster.head_fields)
             pool.connecting.add(connection)
             pool.connections += 1
@@ -336,7 +345,7 @@ class Connector:
         }
 
 
-# RFC 9110, section 9.2.1, and the idempotent ones of 9.2.2: lost on a stale connection, they are simply sent again.
+# RFC 9110, section 9.2.1: without a body, and lost on a stale connection, they are simply sent again.
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
