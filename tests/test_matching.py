@@ -1,3 +1,5 @@
+"""Tests on one value."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The fakes that are shipped for plugin authors."""
+
 from __future__ import annotations
 
 import pytest

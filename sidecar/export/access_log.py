@@ -44,10 +44,13 @@ class JSONLines:
         path: str = STDOUT
         fields: tuple[str, ...] = ()
 
+        def __post_init__(self) -> None:
+            """Raises `ValueError` for a field that there is not, so that `sidecar check` finds it."""
+            unknown = [name for name in self.fields if name not in _FIELDS]
+            if unknown:
+                raise ValueError(f"the access record has no field {unknown[0]!r}; there are {', '.join(_FIELDS)}")
+
     def __init__(self, config: Config, context: Any) -> None:
-        unknown = [name for name in config.fields if name not in _FIELDS]
-        if unknown:
-            raise ValueError(f"the access record has no field {unknown[0]!r}; there are {', '.join(_FIELDS)}")
         self.writer = LineWriter(config.path, context)
         self._write = self.writer.write
         self._encode = msgspec.json.Encoder().encode

@@ -22,6 +22,10 @@ class AddressList:
         allow: tuple[str, ...] = ()
         deny: tuple[str, ...] = ()
 
+        def __post_init__(self) -> None:
+            """Raises `ValueError` for what is no prefix, so that `sidecar check` finds it."""
+            PrefixList((*self.allow, *self.deny))
+
     def __init__(self, config: Config, context: object) -> None:
         self.allow = PrefixList(config.allow)
         self.deny = PrefixList(config.deny)

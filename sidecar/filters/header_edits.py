@@ -22,6 +22,11 @@ class HeaderEdits:
         request: HeaderOps = HeaderOps()
         response: HeaderOps = HeaderOps()
 
+        def __post_init__(self) -> None:
+            """Raises `ValueError` for a field that may not be edited, so that `sidecar check` finds it."""
+            compile_ops(self.request)
+            compile_ops(self.response)
+
     def __init__(self, config: Config, context: object) -> None:
         self._request = compile_ops(config.request)
         self._response = compile_ops(config.response)

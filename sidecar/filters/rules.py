@@ -22,9 +22,13 @@ class Rules:
 
         rules: tuple[Rule, ...] = ()
 
+        def __post_init__(self) -> None:
+            """Raises `ValueError` for rules that cannot stand together or never match, so that `sidecar check` finds them."""
+            RuleSet(self.rules)
+            for rule in self.rules:
+                check_paths(rule)
+
     def __init__(self, config: Config, context: object) -> None:
-        for rule in config.rules:
-            check_paths(rule)
         self.rules = RuleSet(config.rules)
         self._allows = {rule.name: Allow(rule.name) for rule in config.rules}
 

@@ -36,11 +36,13 @@ class TokenBucketLimiter:
         key: tuple[str, ...] = ()
         max_keys: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = MAX_KEYS
 
+        def __post_init__(self) -> None:
+            """Raises `ValueError` for a period or descriptor that is none, so that `sidecar check` finds it."""
+            if self.per <= 0:
+                raise ValueError("`per` of a token bucket is above 0 seconds")
+            compile_descriptors(self.key)
+
     def __init__(self, config: Config, context: Any) -> None:
-        if config.per <= 0:
-            raise ValueError("`per` of a token bucket is above 0 seconds")
-        # Raises for a name that is none, so that it is found now.
-        compile_descriptors(config.key)
         self.descriptors = config.key
         self.rule = context.name
         self.buckets = TokenBuckets(config.requests / config.per, config.burst or config.requests, config.max_keys)

@@ -39,6 +39,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     path_regexes: Texts = ()
     headers: tuple[ValueMatch, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a rule that makes no sense, so that `sidecar check` finds it."""
+        _compile(self)
+
 
 class Decision(msgspec.Struct, frozen=True):
     """`allowed`, by which `rule` ("" when none matched), and the rule set that would have said no if shadow rules counted ("" when they agree)."""
@@ -122,7 +126,7 @@ def _path_test(rule: Rule) -> TextTest | None:
 
 
 class RuleSet:
-    """Rules, compiled. Raises `ValueError` for one that makes no sense, with its name, and for a name given twice."""
+    """Rules, compiled. Raises `ValueError` for a name given twice."""
 
     __slots__ = ("_allow", "_allowed", "_deny", "_shadow")
 

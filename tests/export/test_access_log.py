@@ -1,3 +1,5 @@
+"""The JSON access log."""
+
 from __future__ import annotations
 
 import json

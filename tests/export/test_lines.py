@@ -1,3 +1,5 @@
+"""Lines in batches: rotation, full disks, and readers that sleep or go away."""
+
 from __future__ import annotations
 
 import contextlib
@@ -176,6 +178,7 @@ def test_a_pipe_that_nobody_reads_never_blocks(pipe: tuple[int, int], context: F
     written, dropped, errors = counts(context)
     assert (written, written + dropped, errors) == (len(numbers), total, 0)
     assert dropped > 0
+    assert log._pending_size == 0
     log.write(b"after\n")
     log.stop()
     assert drain(reading) == b"after\n"

@@ -1,3 +1,5 @@
+"""The JSON span exporter."""
+
 from __future__ import annotations
 
 import json

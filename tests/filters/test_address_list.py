@@ -1,3 +1,5 @@
+"""Connections by address."""
+
 from __future__ import annotations
 
 import pytest

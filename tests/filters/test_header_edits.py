@@ -1,3 +1,5 @@
+"""The header filter edits both ways."""
+
 from __future__ import annotations
 
 import pytest

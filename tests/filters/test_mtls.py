@@ -1,3 +1,5 @@
+"""Callers by certificate."""
+
 from __future__ import annotations
 
 from zope.interface.verify import verifyObject

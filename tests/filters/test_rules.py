@@ -1,3 +1,5 @@
+"""The rules authorizer: verdicts, sentences, and mistakes found at the start."""
+
 from __future__ import annotations
 
 import msgspec

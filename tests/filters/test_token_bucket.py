@@ -1,3 +1,5 @@
+"""The token-bucket rate limiter: answers, keys and bounded memory."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The W3C tracer: whose trace it is, what goes on the wire, and which spans there are."""
+
 from __future__ import annotations
 
 from typing import Any

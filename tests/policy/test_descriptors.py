@@ -1,3 +1,5 @@
+"""What tells callers apart for rate limits."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Lists of IP prefixes."""
+
 from __future__ import annotations
 
 import ipaddress

@@ -1,3 +1,5 @@
+"""Authorization rules: each test by itself, and rules together."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -95,16 +97,21 @@ def test_rules_together(rules: list[Rule], decision: Decision) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "message"),
+    ("tests", "message"),
     [
-        ([allow(), allow()], "two rules have the name 'a'"),
-        ([allow(principals=("a*b",))], "rule a: a star stands at the beginning or at the end"),
-        ([allow(principals=("*b*",))], "rule a: a star"),
-        ([allow(path_regexes=("(",))], "rule a: not a regular expression"),
-        ([allow(headers=(ValueMatch(name=" "),))], "rule a: not a field name"),
+        ({"principals": ("a*b",)}, "rule a: a star stands at the beginning or at the end"),
+        ({"principals": ("*b*",)}, "rule a: a star"),
+        ({"path_regexes": ("(",)}, "rule a: not a regular expression"),
+        ({"headers": (ValueMatch(name=" "),)}, "rule a: not a field name"),
     ],
 )
-def test_rules_that_make_no_sense(rules: list[Rule], message: str) -> None:
-    """The sentence names the rule."""
+def test_rules_that_make_no_sense(tests: dict[str, Any], message: str) -> None:
+    """They cannot be made, and the sentence names the rule."""
     with pytest.raises(ValueError, match=message):
-        RuleSet(tuple(rules))
+        allow(**tests)
+
+
+def test_two_rules_of_one_name() -> None:
+    """The record would not tell which one decided."""
+    with pytest.raises(ValueError, match="two rules have the name 'a'"):
+        RuleSet((allow(), allow()))

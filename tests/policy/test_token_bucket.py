@@ -1,3 +1,5 @@
+"""Token buckets never grant more than they may, and say truly how long to wait."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Authorities to virtual hosts: the most specific pattern decides."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Header edits, and the fields they may not touch."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Route matches as tests on heads."""
+
 from __future__ import annotations
 
 import pytest

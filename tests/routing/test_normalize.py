@@ -1,3 +1,5 @@
+"""One spelling for each path, and nothing that two readers could understand differently."""
+
 from __future__ import annotations
 
 import pytest

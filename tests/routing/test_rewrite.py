@@ -1,3 +1,5 @@
+"""Rewrites and redirects, and what they must not do."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Route tables: which route takes which request."""
+
 from __future__ import annotations
 
 import pytest

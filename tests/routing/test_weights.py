@@ -1,3 +1,5 @@
+"""Shares of traffic by weight."""
+
 from __future__ import annotations
 
 import pytest

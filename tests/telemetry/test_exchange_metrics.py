@@ -1,3 +1,5 @@
+"""Finished exchanges as numbers, in Istio's terms and ours."""
+
 from __future__ import annotations
 
 from typing import Any

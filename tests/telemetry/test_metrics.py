@@ -1,3 +1,5 @@
+"""Counters, gauges, histograms and their text, read back by a reader of our own."""
+
 from __future__ import annotations
 
 import re
@@ -38,7 +40,8 @@ def test_the_page() -> None:
         "# HELP a A gauge.\n# TYPE a gauge\na 0.5\n"
         '# HELP b_total Some \\\\ "help"\\nin two lines.\n# TYPE b_total counter\nb_total{x="1"} 2\n'
         "# HELP c_seconds A histogram.\n# TYPE c_seconds histogram\n"
-        'c_seconds_bucket{x="y",le="0.1"} 1\nc_seconds_bucket{x="y",le="1"} 1\nc_seconds_bucket{x="y",le="+Inf"} 1\nc_seconds_sum{x="y"} 0.1\nc_seconds_count{x="y"} 1\n'
+        'c_seconds_bucket{x="y",le="0.1"} 1\nc_seconds_bucket{x="y",le="1"} 1\nc_seconds_bucket{x="y",le="+Inf"} 1\n'
+        'c_seconds_sum{x="y"} 0.1\nc_seconds_count{x="y"} 1\n'
     )
 
 

@@ -1,3 +1,5 @@
+"""Trace context on the wire, and spans in OpenTelemetry's terms."""
+
 from __future__ import annotations
 
 import pytest
