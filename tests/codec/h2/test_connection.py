@@ -1,3 +1,5 @@
+"""The connection as a whole: preface, control frames, and what ends it (RFC 9113, sections 3.4, 4 and 6)."""
+
 from __future__ import annotations
 
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""HPACK, receiving: stories and blocks of other encoders, broken blocks, and what is remembered."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""HPACK, sending: what we write is understood by another decoder; what enters the table, and what never may."""
+
 from __future__ import annotations
 
 import json

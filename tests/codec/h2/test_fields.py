@@ -1,3 +1,5 @@
+"""Heads: what is malformed, and the form that heads have in front of the codec and behind it (RFC 9113, section 8)."""
+
 from __future__ import annotations
 
 from typing import Any

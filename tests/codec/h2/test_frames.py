@@ -1,3 +1,5 @@
+"""Frames are the octets that another implementation writes."""
+
 from __future__ import annotations
 
 import hyperframe.frame

@@ -1,3 +1,5 @@
+"""The Huffman code, against another implementation."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Budgets: bursts, refilling by time and by use."""
+
 from __future__ import annotations
 
 from sidecar.codec.h2.limits import Budget

@@ -1,3 +1,5 @@
+"""Heads, bodies and trailers as they come in, and the rules broken on a stream (RFC 9113, sections 5, 6 and 8)."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Heads, bodies and trailers as they go out: order, windows, turns, endings, credit."""
+
 from __future__ import annotations
 
 import pytest

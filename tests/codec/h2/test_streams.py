@@ -1,3 +1,5 @@
+"""The table of a stream's life, against RFC 9113, section 5.1."""
+
 from __future__ import annotations
 
 import pytest

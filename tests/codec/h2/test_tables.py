@@ -1,3 +1,5 @@
+"""The static table, integers, and which fields have a line."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Credit follows delivery, and never exceeds the window."""
+
 from __future__ import annotations
 
 from hypothesis import given
