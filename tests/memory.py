@@ -314,7 +314,7 @@ class World:
         """What is due now happens."""
         self.clock.advance(0)
 
-    def send(self, data: bytes, client: MemoryTransport | None = None) -> tuple[MemoryTransport, MemoryTransport]:
+    def send(self, data: bytes, client: MemoryTransport | None = None) -> tuple[MemoryTransport, Any]:
         """The client sends, and the sidecar connects: both transports."""
         client = client or self.client()
         client.receive(data)
@@ -322,10 +322,9 @@ class World:
         return client, self.app
 
     @property
-    def app(self) -> MemoryTransport:
-        """The newest connection to the application."""
-        transport: MemoryTransport = self.attempts[-1].transport
-        return transport
+    def app(self) -> Any:
+        """The newest connection to the application, None before there is one."""
+        return self.attempts[-1].transport if self.attempts else None
 
     def ended_once(self, *statuses: int) -> None:
         """Every exchange so far ended exactly once, with these statuses."""

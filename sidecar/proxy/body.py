@@ -26,6 +26,7 @@ class BodyFlow:
 
     __slots__ = (
         "_buffers",
+        "_catching_up",
         "_deliver",
         "_deliver_end",
         "_exchange",
@@ -59,6 +60,7 @@ class BodyFlow:
         self._queue: deque[tuple[bytes, bool]] = deque()
         self._buffers: dict[int, list[bytes]] = {}
         self._parked = False
+        self._catching_up = False
         self._stopped = False
         self._trailers: Headers | None = None
 
@@ -136,8 +138,13 @@ class BodyFlow:
             self._push(index + 1, chunk, end)
         else:
             self._stop_with(step, value)
+        if self._catching_up:
+            # Called from the loop below, by an answer that was there at once: a thousand of them must not nest.
+            return
+        self._catching_up = True
         while self._queue and not self._parked and not self._stopped:
             self._push(0, *self._queue.popleft())
+        self._catching_up = False
 
     def _stop_with(self, step: Step, value: Any) -> None:
         self.stop()

@@ -9,12 +9,22 @@ from typing import Any
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from sidecar.errors import PluginFailed, SidecarError, UpstreamClosed, UpstreamProtocolError
+from sidecar.headers import Headers
 from sidecar.proxy import replies
 from sidecar.proxy.exchange_state import IDEMPOTENT, ExchangeState
 from sidecar.proxy.steps import Step
 from sidecar.verdicts import Refuse, Repick, Reply, Reset
 
 REPICKS_LIMIT = 4  # endpoints that a plugin may reject for one request, more than any sensible configuration needs
+
+
+def is_sound(reply: Reply) -> bool:
+    """Can this reply be sent as a final answer?"""
+    return type(reply.status) is int and 200 <= reply.status <= 999 and isinstance(reply.headers, Headers) and isinstance(reply.body, bytes)
+
+
+async def _awaiting(answer: Any) -> Any:
+    return await answer
 
 
 class PluginCalls(ExchangeState):
@@ -50,7 +60,7 @@ class PluginCalls(ExchangeState):
         """Go on with `proceed(value)` when the answer is there; both sides are paused until then. An answer that fails becomes a verdict, as if the hook
         had raised.
         """
-        deferred: Deferred[Any] = ensureDeferred(answer) if inspect.iscoroutine(answer) else answer
+        deferred: Deferred[Any] = answer if isinstance(answer, Deferred) else ensureDeferred(answer if inspect.iscoroutine(answer) else _awaiting(answer))
         if self._awaited is None:
             self._awaited = []
         self._awaited.append(deferred)
@@ -99,10 +109,10 @@ class PluginCalls(ExchangeState):
             self._repick(step, value)
             return
         account.verdicts += 1
-        if isinstance(value, Refuse):
+        if isinstance(value, Refuse) and isinstance(value.error, SidecarError):
             self.notes.append((account.name, f"refused: {value.error.sentence}"))
             self.fail(value.error, value.headers)
-        elif isinstance(value, Reply):
+        elif isinstance(value, Reply) and is_sound(value):
             self.notes.append((account.name, f"replied {value.status} {value.reason}".rstrip()))
             if self._response_sent:
                 self.fail(PluginFailed(f"{account.name} replied after the response had begun"))
@@ -122,19 +132,18 @@ class PluginCalls(ExchangeState):
 
     def _repick(self, step: Step, value: Repick) -> None:
         """Another endpoint, when the request may be sent again and nothing went to the client."""
-        may = (
-            not self._response_sent
-            and self.request.end_stream
-            and self.request.method in IDEMPOTENT
-            and len(self._tried) < REPICKS_LIMIT
-            and self.upstream is not None
-        )
+        if self.response is None:
+            step.account.failures += 1
+            self.fail(PluginFailed(f"{step.account.name} rejected an answer before there was one"))
+            return
+        may = not self._response_sent and self.request.end_stream and self.request.method in IDEMPOTENT and len(self._tried) < REPICKS_LIMIT
         self.notes.append((step.account.name, f"repick {value.reason}" if may else f"repick refused {value.reason}"))
         if not may:
             self.fail(UpstreamProtocolError(f"{step.account.name} rejected the answer and the request cannot be sent again"))
             return
-        self._tried = (*self._tried, self.upstream.endpoint)
+        self._tried = (*self._tried, self._picked)
         self._abandon_upstream(UpstreamClosed("another endpoint was picked"))
         self.response = None
         self._response_flow = None
+        self._arm()
         self._dispatch()

@@ -21,7 +21,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from sidecar.errors import DownstreamClosed, SidecarError, StreamIdleTimeout, UpstreamClosed, UpstreamError, UpstreamTimeout
+from sidecar.errors import DownstreamClosed, RequestTimeout, SidecarError, StreamIdleTimeout, UpstreamClosed, UpstreamError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IExchange, IStreamOwner
 from sidecar.message import ResponseHead
@@ -92,6 +92,8 @@ class Exchange(RequestWay, ResponseWay):
             route = self.route
             assert route is not None
             self.fail(UpstreamTimeout(f"{self.cluster_name or 'the request'} did not answer within {route.timeout:g} s (route {route.name})"))
+        elif idle and now - self._last_moved >= idle and not self.request_complete and not self._request_paused and not self.is_tunnel:
+            self.fail(RequestTimeout(f"nothing of the request's body came for {idle:g} s (route {self.route_name})"))
         elif idle and now - self._last_moved >= idle:
             self.fail(StreamIdleTimeout(f"nothing moved for {idle:g} s (route {self.route_name})"))
         else:
@@ -131,7 +133,14 @@ class Exchange(RequestWay, ResponseWay):
                 _discard(answer)
         downstream = self.downstream
         self._response_sent = True
-        downstream.send_head(head)
+        try:
+            downstream.send_head(head)
+        except SidecarError as error:
+            # A hook made of the head what cannot be sent; nothing was.
+            self.error = error
+            head, body = replies.error_reply(error, self.request)
+            self.response = head
+            downstream.send_head(head)
         if not head.end_stream:
             self.response_bytes += len(body)
             downstream.send_data(body)

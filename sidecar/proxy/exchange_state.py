@@ -26,7 +26,7 @@ class ExchangeState:
 
     __slots__ = (
         "_awaited", "_connector", "_deadline", "_flow", "_inbox", "_last_moved", "_outbox", "_request_paused", "_reroutes", "_response_flow",
-        "_response_paused", "_response_sent", "_response_waiting", "_retried_stale", "_ticket", "_tried", "attempts", "caller", "chain",
+        "_picked", "_response_paused", "_response_sent", "_retried_stale", "_ticket", "_tried", "attempts", "caller", "chain",
         "cluster_name", "connection", "downstream", "endpoint", "endpoint_text", "error", "finished", "http", "is_tunnel", "notes", "number", "principal", "request",
         "request_bytes", "request_complete", "request_id", "response", "response_bytes", "route", "route_name", "started", "started_ticks", "state_",
         "trace", "upstream", "upstream_seconds", "upstream_tls",
@@ -60,11 +60,12 @@ class ExchangeState:
         self.upstream_tls: Any = None
         self.upstream_seconds: float | None = None
         self._connector: Any = None
+        self._picked: Any = None
         self._inbox: list[bytes | End] | None = None
         self._outbox: list[bytes | End] | None = None
         self._flow: BodyFlow | None = None
         self._response_flow: Any = None
-        self._response_sent = self._response_waiting = self._retried_stale = False
+        self._response_sent = self._retried_stale = False
         self._request_paused = self._response_paused = 0
         self._reroutes = 0
         self._ticket: Any = None
@@ -139,7 +140,7 @@ class ExchangeState:
         route = self.route
         if route is None:
             return
-        if route.timeout and self.request_complete:
+        if route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
             self._deadline = self._last_moved + route.timeout
         self._set_timer(route.idle_timeout)
 

@@ -168,7 +168,7 @@ class RequestWay(PluginCalls):
         if route.edit_request is not None:
             route.edit_request(request.headers)
         chain = self.chain
-        if chain.request_body and not request.end_stream and request.upgrade is None:
+        if (chain.request_body or chain.request_trailers) and not request.end_stream:
             self._begin_request_flow(chain, request)
         inbox, self._inbox = self._inbox, None
         if self._flow is None or not chain.buffers_request:
@@ -222,6 +222,7 @@ class RequestWay(PluginCalls):
     def _send_up(self, stream: Any) -> None:
         self.upstream = stream
         endpoint = stream.endpoint
+        self._picked = endpoint
         self.endpoint = endpoint.address
         self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
@@ -272,6 +273,9 @@ class RequestWay(PluginCalls):
     def request_end(self, trailers: Headers | None) -> None:
         """From downstream: the body's end, or the client's end of a tunnel."""
         self.request_complete = True
+        if trailers is not None and not self.http.keeps_certificate:
+            # Applications that merge trailers into the head must not read a caller's identity from them.
+            trailers.fields = [each for each in trailers.fields if each[0] not in CERTIFICATE_NAMES]
         if self.is_tunnel:
             self.upstream.send_end(None)
             self.upstream.flush()

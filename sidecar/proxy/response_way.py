@@ -25,9 +25,16 @@ class ResponseWay(PluginCalls):
             if head.status != 101:
                 self.downstream.send_informational(head)
                 return
-            if self.request.upgrade is None:
-                self._upstream_broke(UpstreamProtocolError("the application switched protocols without being asked"))
+            if self.request.upgrade is None or head.upgrade != self.request.upgrade:
+                self._upstream_broke(UpstreamProtocolError("the application switched to a protocol that it was not asked for"))
                 return
+            if not self.request_complete:
+                # RFC 9110, section 7.8: the request comes first; what is left of its body would be taken for the new protocol.
+                self._upstream_broke(UpstreamProtocolError("the application switched protocols before the request was complete"))
+                return
+        if head.end_stream:
+            # The connection has gone back to the pool and may already carry somebody else's request: nothing here may touch it any more.
+            self.upstream = None
         self.upstream_seconds = now - self.started
         self.response = head
         if self._deadline and self.route is not None and self.route.timeout_ends_with_head:
@@ -46,8 +53,8 @@ class ResponseWay(PluginCalls):
             answer = self.call(step, self)
             if answer is not None:
                 if is_awaitable(answer):
-                    self._response_waiting = True
-                    self._response_flow = _Held(self)
+                    if not isinstance(self._response_flow, _Held):
+                        self._response_flow = _Held(self)
                     self.wait_for(answer, step, partial(self._response_head_answered, index))
                 else:
                     self.verdict(step, answer)
@@ -61,10 +68,7 @@ class ResponseWay(PluginCalls):
             return
         held = self._response_flow
         if not self._response_head_hooks(index + 1):
-            if isinstance(self._response_flow, _Held) and isinstance(held, _Held) and self._response_flow is not held:
-                self._response_flow.events = held.events
             return
-        self._response_waiting = False
         self._response_flow = None
         self._response_head_passed()
         if isinstance(held, _Held):
@@ -79,7 +83,7 @@ class ResponseWay(PluginCalls):
             self._open_tunnel(head)
             return
         chain = self.chain
-        if chain.response_body:
+        if chain.response_body or chain.response_trailers:
             if chain.streams_response or chain.buffers_response:
                 head.content_length = None if not head.end_stream or chain.streams_response else head.content_length
                 if head.content_length is None and head.status != 304:
@@ -90,8 +94,8 @@ class ResponseWay(PluginCalls):
                 )
                 if chain.buffers_response:
                     return
-        self._response_sent = True
         self.downstream.send_head(head)
+        self._response_sent = True
         if head.end_stream:
             self._response_complete()
 
@@ -144,8 +148,8 @@ class ResponseWay(PluginCalls):
         if trailers is None:
             head.content_length = sum(map(len, chunks))
             head.headers.set(b"Content-Length", b"%d" % head.content_length)
-        self._response_sent = True
         self.downstream.send_head(head)
+        self._response_sent = True
         for chunk in chunks:
             self.response_bytes += len(chunk)
             self.downstream.send_data(chunk)
@@ -175,8 +179,14 @@ class ResponseWay(PluginCalls):
         self.notes.append(("tunnel", (self.request.upgrade or b"connect").decode("latin-1")))
         self.downstream.send_head(head)
         self.downstream.flush()
+        # What came behind the answer waits until the client's side is open as well.
+        self._response_flow = held = _Held(self)
         self.upstream.open_tunnel()
         self.downstream.open_tunnel()
+        self._response_flow = None
+        held.replay()
+        if not self.finished:
+            self.downstream.flush()
 
 
 class _Held:
