@@ -70,7 +70,8 @@ def plain(value: Any, *, defaults: bool, origins: bool = False, secrets: bool = 
 
 
 def _fields(value: Any, defaults: bool, origins: bool, secrets: bool) -> dict[str, Any]:
-    kind = type_of(type(value))
+    cls: type = type(value)
+    kind = type_of(cls)
     assert isinstance(kind, mi.StructType | mi.DataclassType)
     made: dict[str, Any] = {}
     if isinstance(kind, mi.StructType) and kind.tag_field is not None:

@@ -99,7 +99,8 @@ def test_shapes(validator: Any, content: dict[str, Any], is_good: bool) -> None:
 def test_plugins_that_are_found_are_checked(tmp_path: Path) -> None:
     """With a plugin directory the schema knows what its plugins may be told; one that cannot be imported may be told anything."""
     (tmp_path / "schema_probe.py").write_text(
-        "from msgspec import Struct\nfrom zope.interface import implementer\nfrom sidecar.extension import Extension\nfrom sidecar.interfaces import IAuthenticator\n"
+        "from msgspec import Struct\nfrom zope.interface import implementer\nfrom sidecar.extension import Extension\n"
+        "from sidecar.interfaces import IAuthenticator\n"
         "@implementer(IAuthenticator)\n"
         "class Probe:\n    class Config(Struct):\n        level: int\n        next: 'Probe.Config | None' = None\n"
         "probe = Extension('authenticator', 'acme.probe', 'schema_probe.Probe')\nlost = Extension('authenticator', 'acme.lost', 'schema_probe_nowhere.Probe')\n"
