@@ -88,22 +88,21 @@ class ResponseWriter(BodyWriter):
     """What goes to one client: `begin` for each exchange, then `informational` heads, `head`, `data` and `end`.
 
     `closes`: decided at `head`: the connection must be closed after this answer (or after the tunnel that it opens).
+    Who sets it before `head` has the client told so.
     """
 
-    __slots__ = ("_keep_alive", "_method", "_version", "closes")
+    __slots__ = ("_method", "_version", "closes")
 
     def __init__(self) -> None:
         super().__init__()
         self._method = b""
         self._version = 11
-        self._keep_alive = False
         self.closes = False
 
     def begin(self, request: RequestHead, keep_alive: bool) -> None:
         """The next answer is for `request`; `keep_alive`: both the client and we wish to use the connection again."""
         self._method = request.method
         self._version = request.version
-        self._keep_alive = keep_alive
         self.closes = not keep_alive
         self._mode = NOTHING
 

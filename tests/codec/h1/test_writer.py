@@ -108,6 +108,19 @@ def test_close_is_said() -> None:
     assert answered(OLD, response(200, 0, True), keep_alive=False) == ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", True)
 
 
+def test_close_may_be_decided_late() -> None:
+    """A drain that begins during the exchange is still told to the client: `closes` may be set until the head goes out."""
+    writer = ResponseWriter()
+    out: list[bytes] = []
+    writer.begin(request(), True)
+    writer.closes = True
+    writer.head(response(200, 0, True), out)
+    assert b"Connection: close\r\n" in out[0]
+    assert not writer.is_close_delimited
+    writer.begin(request(), True)
+    assert not writer.closes
+
+
 def test_informational_heads() -> None:
     """1xx heads go to HTTP/1.1 clients as they came, less the framing; an HTTP/1.0 client would take them for the answer."""
     writer = ResponseWriter()
@@ -137,6 +150,7 @@ def test_body_of_a_close_delimited_answer() -> None:
     out: list[bytes] = []
     writer.begin(OLD, True)
     writer.head(response(), out)
+    assert writer.is_close_delimited
     writer.data(b"a", out)
     writer.end(Headers.of([(b"X", b"y")]), out)
     assert out[1:] == [b"a"]
