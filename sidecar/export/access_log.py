@@ -16,24 +16,6 @@ from sidecar.record import ExchangeRecord
 _FIELDS = ExchangeRecord.__struct_fields__
 
 
-class Times:
-    """RFC 3339 texts in UTC with milliseconds; the part up to the second is made once for each second."""
-
-    __slots__ = ("_second", "_text")
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
-
-    def text(self, seconds: float) -> str:
-        """The text of POSIX `seconds`, cut to the millisecond."""
-        whole = int(seconds)
-        if whole != self._second:
-            self._second = whole
-            self._text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._text}.{int((seconds - whole) * 1000):03d}Z"
-
-
 @implementer(IAccessLog, IPluginLifecycle)
 class JSONLines:
     """Access log `json`: `{"time": "2025-01-01T00:00:00.000Z", ...}` with the fields of `ExchangeRecord`."""
@@ -54,7 +36,9 @@ class JSONLines:
         self.writer = LineWriter(config.path, context)
         self._write = self.writer.write
         self._encode = msgspec.json.Encoder().encode
-        self._time = Times().text
+        # The line's beginning, up to the second: made once for each second.
+        self._second = -1
+        self._begin = b""
         self._names = config.fields
         self._values = attrgetter(*config.fields) if config.fields else None
 
@@ -72,5 +56,10 @@ class JSONLines:
         if self._values is not None:
             values = self._values(record)
             chosen = dict(zip(self._names, values if len(self._names) > 1 else (values,), strict=True))
-        # An object of the encoder's begins with "{"; the time is put before its first field.
-        self._write(b'{"time":"%b",%b\n' % (self._time(record.started).encode(), self._encode(chosen)[1:]))
+        started = record.started
+        second = int(started)
+        if second != self._second:
+            self._second = second
+            self._begin = datetime.fromtimestamp(second, UTC).strftime('{"time":"%Y-%m-%dT%H:%M:%S.').encode()
+        # What the encoder gives begins with "{"; the time (RFC 3339, cut to the millisecond) is put before its first field.
+        self._write(b'%b%03dZ",%b\n' % (self._begin, (started - second) * 1000, self._encode(chosen)[1:]))
