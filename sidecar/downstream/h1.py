@@ -44,6 +44,7 @@ class H1ServerConnection:
         "_congested",
         "_delivering",
         "_exchange",
+        "_exchange_paused",
         "_half_closed",
         "_idle",
         "_is_tunnel",
@@ -88,10 +89,14 @@ class H1ServerConnection:
         self._out: list[bytes] = []
         self._exchange: Any = None
         self._request_done = True
-        self._advancing = self._closing = self._congested = self._delivering = self._released = self._half_closed = self._is_tunnel = self._lingering = (
+        self._advancing = self._closing = self._congested = self._released = self._half_closed = self._is_tunnel = self._lingering = (
             self._read_paused
         ) = False
         self._idle = True
+        # The exchange wants no more of the request now; pipelined octets may keep reading paused for longer.
+        self._exchange_paused = False
+        # The events being delivered.
+        self._delivering: list[Any] | None = None
         # Octets still queued when the close began or was last looked at.
         self._unsent = 0
 
@@ -125,6 +130,8 @@ class H1ServerConnection:
                 self._idle = False
                 if self.limits.head_timeout:
                     self.timer.set(self.runtime.seconds() + self.limits.head_timeout)
+                else:
+                    self.timer.clear()
         elif self._request_done:
             # A later request, or early octets for a tunnel: kept in the reader until its turn.
             self._reader.receive(data)
@@ -134,7 +141,7 @@ class H1ServerConnection:
             self._deliver(self._reader.receive(data))
 
     def _deliver(self, events: list[Any]) -> None:
-        self._delivering = True
+        self._delivering = events
         try:
             for event in events:
                 kind = event.__class__
@@ -154,7 +161,7 @@ class H1ServerConnection:
             # A writer refused what filters made of the message.
             if self._exchange is not None:
                 self._exchange.fail(error)
-        self._delivering = False
+        self._delivering = None
         exchange = self._exchange
         if exchange is not None:
             exchange.flush_request()
@@ -169,16 +176,22 @@ class H1ServerConnection:
         self._idle = False
         self._request_done = head.end_stream
         limit = self.limits.requests_per_connection
-        keep_alive = self._reader.keep_alive and not runtime.draining and not self._half_closed and not (limit and self.requests >= limit)
+        keep_alive = self._reader.keep_alive and not runtime.draining and not (self._half_closed and not self._reader.buffered) and not (limit and self.requests >= limit)
         self._writer.begin(head, keep_alive)
+        self._exchange_paused = False
         self._exchange = exchange = self._begin(self, head, runtime.seconds())
         exchange.start()
 
     def _broken(self, error: SidecarError) -> None:
         """Bytes that are no request: with an exchange running it is told, else they are answered here. Either way the connection ends."""
+        if self._released:
+            # The request was answered before its body broke the rules: there is nothing left to answer.
+            self._request_done = False
+            return
         exchange = self._exchange
         if exchange is not None:
             if exchange.status == 0:
+                self._writer.closes = True
                 exchange.fail(error)
             else:
                 self._exchange = None
@@ -218,9 +231,15 @@ class H1ServerConnection:
                 break
             events = self._reader.next_message()
             if not events:
-                self._await_request()
+                if self._half_closed:
+                    self._shut()
+                else:
+                    self._await_request()
                 break
             self._deliver(events)
+            if self._read_paused and not self._exchange_paused and self._exchange is not None:
+                # Paused for what was pipelined, or by the exchange before: this one may need the rest of its body.
+                self.resume_request()
         self._advancing = False
 
     def _await_request(self) -> None:
@@ -229,6 +248,8 @@ class H1ServerConnection:
         if self._reader.at_message_start:
             self._idle = True
             seconds = limits.head_timeout if self.requests == 0 else limits.idle_timeout
+            if self.runtime.draining:
+                seconds = DRAIN_IDLE_SECONDS
         else:
             self._idle = False
             seconds = limits.head_timeout
@@ -245,10 +266,12 @@ class H1ServerConnection:
         if self._is_tunnel:
             if self._exchange is not None:
                 self._exchange.request_end(None)
-        elif self._exchange is None or not self._request_done:
+        elif not self._request_done or (self._exchange is None and not self._congested):
             self._lost()
             self._shut()
         elif self.allow_half_close:
+            # What it had asked for before, pipelined, is answered.
+            self._reader.receive_eof()
             self._half_closed = True
         else:
             self._lost()
@@ -296,6 +319,10 @@ class H1ServerConnection:
         elif self._closing or self._congested:
             self._look_for_progress()
         elif self._lingering:
+            if self.transport.buffered:
+                # The answer itself is still on its way.
+                self._look_for_progress()
+                return
             self._closing = True
             self.transport.abortConnection()
         elif self._idle:
@@ -328,9 +355,14 @@ class H1ServerConnection:
 
     def send_head(self, head: ResponseHead) -> None:
         """See `IDownstreamStream`."""
-        if self.runtime.draining:
+        if self.runtime.draining or (not self._request_done and self._ends_at_once()):
             self._writer.closes = True
         self._writer.head(head, self._out)
+
+    def _ends_at_once(self) -> bool:
+        """Is this an answer of our own to a request whose body is still to come? Then the connection will not wait for it, and says so."""
+        events = self._delivering
+        return getattr(self._exchange, "upstream", None) is None and not (events and events[-1].__class__ is End)
 
     def send_data(self, chunk: bytes) -> None:
         """See `IDownstreamStream`."""
@@ -395,7 +427,7 @@ class H1ServerConnection:
     def _after_exchange(self) -> None:
         if self._closing:
             return
-        if self._is_tunnel or (self._request_done and (self._writer.closes or self._half_closed)):
+        if self._is_tunnel or (self._request_done and (self._writer.closes or (self._half_closed and not self._reader.buffered))):
             self._shut()
         elif not self._request_done:
             self._linger()
@@ -409,10 +441,12 @@ class H1ServerConnection:
 
     def pause_request(self) -> None:
         """See `IDownstreamStream`."""
+        self._exchange_paused = True
         self._pause()
 
     def resume_request(self) -> None:
         """See `IDownstreamStream`."""
+        self._exchange_paused = False
         if self._read_paused and not self._closing and not (self._request_done and self._reader.buffered > self.limits.pipeline_bytes):
             self._read_paused = False
             self.transport.resumeProducing()
