@@ -186,7 +186,7 @@ class Mesh:
         for _, child in self._children:
             try:
                 child.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C: now
                 child.kill()
                 child.wait()
         self._children.clear()

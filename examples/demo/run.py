@@ -48,7 +48,7 @@ class Story:
         print(f"   {'ok ' if is_kept else 'NOT'} {sentence}")
         if not is_kept:
             print(f"       instead: {instead}")
-            self.broken.append(f"{self._scene}: {sentence} (instead: {instead})")
+            self.broken.append(f"{self._scene.partition(':')[0]}: {sentence} (instead: {str(instead)[:200]})")
 
     def get(self, port: str, path: str, show: bool = True, **headers: str) -> Answer:
         """(status, headers, body) of one request to `port`, by its name; shown as the curl command that does the same."""
@@ -207,6 +207,7 @@ def by_hand(mesh: Mesh) -> str:
     """What a newcomer may try next."""
     port = mesh.ports
     directory = os.path.relpath(mesh.directory)
+    command = os.path.relpath(Path(sys.executable).with_name("sidecar"))
     return f"""
 To try by hand:
    curl -H 'x-api-key: {KEY}' http://127.0.0.1:{port["ORDERS_INBOUND"]}/orders/1     through everything
@@ -220,7 +221,7 @@ Admin pages, of orders, payments and the intruder:
    {_admin(mesh, "/healthz/ready")}        ready or not
 Files:
    {directory}/orders/access.log, {directory}/payments/access.log, spans.log beside them, *.out: what each process says
-   examples/demo/*.yaml: the whole configuration; {directory}/certs: the identities (`sidecar ca show {directory}/certs/orders`)"""
+   examples/demo/*.yaml: the whole configuration; {directory}/certs: the identities (`{command} ca show {directory}/certs/orders`)"""
 
 
 def _admin(mesh: Mesh, page: str) -> str:
