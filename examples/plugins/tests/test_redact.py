@@ -55,6 +55,13 @@ def test_where_chunks_end_makes_no_difference(body: bytes, cuts: list[int]) -> N
     assert in_pieces(body, cuts) == whole(body)
 
 
+def test_the_end_of_a_long_number_is_no_card_number() -> None:
+    """Also when its beginning was sent long ago."""
+    redactor = Redactor()
+    sent = [redactor.feed(b"5" * 30, False), redactor.feed(b"5" * 30, False), redactor.feed(CARD, False), redactor.feed(b" " + CARD, True)]
+    assert b"".join(sent) == b"5" * 60 + CARD + b" " + MASKED
+
+
 def test_little_is_held_back() -> None:
     """However long a run of digits is, no more of it waits than a card number has."""
     redactor = Redactor()
