@@ -360,9 +360,11 @@ class H1ServerConnection:
         self._writer.head(head, self._out)
 
     def _ends_at_once(self) -> bool:
-        """Is this an answer of our own to a request whose body is still to come? Then the connection will not wait for it, and says so."""
+        """Is this an answer to a request whose body is still to come? Where its next request begins cannot be told, so the connection will not wait for it, and
+        says so: else a client that takes the answer for the end of the exchange, as curl does after 417, loses its next request (RFC 9112 section 9.6).
+        """
         events = self._delivering
-        return getattr(self._exchange, "upstream", None) is None and not (events and events[-1].__class__ is End)
+        return not (events and events[-1].__class__ is End)
 
     def send_data(self, chunk: bytes) -> None:
         """See `IDownstreamStream`."""

@@ -271,6 +271,8 @@ def test_expect_100_continue_refused(plain: Plain) -> None:
     plain.app.on("/refuse", refuse)
     out = curl(f"{plain.url}/refuse", "-H", "Expect: 100-continue", "--expect100-timeout", "60", "-d", "x" * 5000, "-w", " %{http_code} %{size_upload}")
     assert out == "no 403 0"
+    head = exchange(plain.place, b"POST /refuse HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    assert b"connection: close" in head.lower()  # where the next request begins cannot be told
 
 
 @every_reactor
