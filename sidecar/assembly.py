@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from sidecar import model
@@ -51,6 +52,8 @@ from sidecar.upstream.pool import Connector
 from sidecar.verdicts import BodyMode
 
 _log = Logger(namespace="sidecar")
+# Turns of the reactor that a connection that was aborted may take to say that it is lost: one is usual, TLS may need another.
+ABORT_TURNS = 10
 
 
 class Sidecar:
@@ -94,6 +97,9 @@ class Sidecar:
             if IPluginLifecycle.providedBy(plugin):
                 self._started.append(plugin)
                 await maybeDeferred(plugin.start)
+        if self.state != "starting":
+            # Told to stop in the meantime: nothing may open any more.
+            return
         self.keyring.watch()
         for runtime in listeners:
             runtime.start()
@@ -115,6 +121,11 @@ class Sidecar:
         self.abort()
         for connector in self.connectors.values():
             connector.stop()
+        # Aborted connections end in the next turn, and with them their exchanges: plugins and logs see those before they are stopped.
+        for _ in range(ABORT_TURNS):
+            if not any(listener.active for listener in self.listeners):
+                break
+            await deferLater(self.reactor, 0, lambda: None)
         self.keyring.stop()
         for plugin in reversed(self._started):
             try:
@@ -260,6 +271,7 @@ class Sidecar:
         runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
+        runtime.soonest = min((each for each in (runtime.timeout, runtime.idle_timeout) if each), default=0.0)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
         runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class ExchangeRecord(msgspec.Struct, gc=False, kw_only=True):
+class ExchangeRecord(msgspec.Struct, gc=False):
     """One exchange, whole. Times: `started` is POSIX seconds, the rest are milliseconds since then (None: did not happen). Sizes are body octets.
 
     `flags`: Envoy's response flags, comma-separated, "" when all went well. `code`: our stable error code, "" likewise. `detail`: one sentence.

@@ -420,7 +420,19 @@ class H1ServerConnection:
     def release(self) -> None:
         """See `IDownstreamStream`."""
         self._exchange = None
-        if self._delivering:
+        reader = self._reader
+        if (
+            not self._delivering
+            and self._request_done
+            and not (self._writer.closes or self._congested or self._closing or self._read_paused or self._half_closed or self._is_tunnel or reader.buffered)
+            and self.limits.idle_timeout
+            and not self.runtime.draining
+        ):
+            # The usual case, without the ceremony of the unusual ones: wait for the next request.
+            reader.next_message()
+            self._idle = True
+            self.timer.set(self.runtime.seconds() + self.limits.idle_timeout)
+        elif self._delivering:
             # The rest of this request may be in hand already.
             self._released = True
         else:

@@ -142,7 +142,9 @@ class ExchangeState:
             return
         if route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
             self._deadline = self._last_moved + route.timeout
-        self._set_timer(route.idle_timeout)
+            self.downstream.timer.set(self._last_moved + route.soonest)
+        else:
+            self._set_timer(route.idle_timeout)
 
     def _set_timer(self, idle: float) -> None:
         deadline = self._deadline

@@ -213,13 +213,6 @@ class RequestWay(PluginCalls):
 
     def upstream_ready(self, stream: Any) -> None:
         """Send the head and whatever is held."""
-        try:
-            self._send_up(stream)
-        except SidecarError as error:
-            # The writer refused what filters made of the request.
-            self.fail(error)
-
-    def _send_up(self, stream: Any) -> None:
         self.upstream = stream
         endpoint = stream.endpoint
         self._picked = endpoint
@@ -229,21 +222,28 @@ class RequestWay(PluginCalls):
         request = self.request
         if self.http.tracer is not None:
             self.call(self.http.tracer.inject, self)
-        stream.send_head(request)
-        outbox = self._outbox
-        if outbox is not None:
-            self._outbox = None
-            for event in outbox:
-                if self.upstream is not stream:
-                    return
-                if isinstance(event, End):
-                    stream.send_end(event.trailers)
-                else:
-                    stream.send_data(event)
-            if outbox and not self.finished:
-                self._resume_request()
+        try:
+            stream.send_head(request)
+            if self._outbox is not None:
+                self._send_outbox(stream, self._outbox)
+        except SidecarError as error:
+            # The writer refused what filters made of the request.
+            self.fail(error)
+            return
         if self.upstream is stream:
             stream.flush()
+
+    def _send_outbox(self, stream: Any, outbox: list[bytes | End]) -> None:
+        self._outbox = None
+        for event in outbox:
+            if self.upstream is not stream:
+                return
+            if isinstance(event, End):
+                stream.send_end(event.trailers)
+            else:
+                stream.send_data(event)
+        if outbox and not self.finished:
+            self._resume_request()
 
     def upstream_unavailable(self, error: UpstreamError, endpoint: Any) -> None:
         """No stream for this attempt."""

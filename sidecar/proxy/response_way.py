@@ -41,9 +41,15 @@ class ResponseWay(PluginCalls):
             self._deadline = 0.0
         if self.route is not None and self.route.edit_response is not None:
             self.route.edit_response(head.headers)
-        if self.chain.response_head and not self._response_head_hooks(0):
+        chain = self.chain
+        if chain.touches_response or head.status == 101 or self.request.method == b"CONNECT":
+            if not chain.response_head or self._response_head_hooks(0):
+                self._response_head_passed()
             return
-        self._response_head_passed()
+        self.downstream.send_head(head)
+        self._response_sent = True
+        if head.end_stream:
+            self._response_complete()
 
     def _response_head_hooks(self, index: int) -> bool:
         """Run response hooks from `index` on; False when the exchange went another way (or waits)."""

@@ -29,6 +29,7 @@ class RouteRuntime:
         "name",
         "pick_connector",
         "rewrite",
+        "soonest",
         "timeout",
         "timeout_ends_with_head",
     )
@@ -46,6 +47,8 @@ class RouteRuntime:
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False
         self.idle_timeout = 0.0
+        # The nearer of the two, as far as they are not off.
+        self.soonest = 0.0
 
     def choose_connector(self) -> Any:
         """The cluster for one exchange: fixed, or by weight."""

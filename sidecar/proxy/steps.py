@@ -73,6 +73,7 @@ class Chain:
         "response_trailers",
         "streams_request",
         "streams_response",
+        "touches_response",
     )
 
     def __init__(self) -> None:
@@ -85,6 +86,8 @@ class Chain:
         self.done: tuple[Step, ...] = ()
         self.buffers_request = self.buffers_response = False
         self.streams_request = self.streams_response = False
+        # Any hook on the response at all?
+        self.touches_response = False
 
 
 EMPTY_CHAIN = Chain()
@@ -136,6 +139,7 @@ def compile_chain(
     chain.buffers_response = any(step.mode == "buffer" for step in chain.response_body)
     chain.streams_request = any(step.mode == "stream" for step in chain.request_body)
     chain.streams_response = any(step.mode == "stream" for step in chain.response_body)
+    chain.touches_response = bool(chain.response_head or chain.response_body or chain.response_trailers)
     return chain
 
 

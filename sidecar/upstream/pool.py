@@ -123,8 +123,11 @@ class Connector:
             while idle:
                 connection = idle.pop()
                 # An end that is already waiting in the socket is seen before a request that will not be sent again is lost to it.
-                if connection.state is READY and (self._is_sent_again(owner.request) or connection.looks_alive()):
-                    self._give(pool, connection, owner)
+                if connection.state is READY and (is_sent_again(owner.request) or connection.looks_alive()):
+                    pool.active += 1
+                    pool.requests += 1
+                    connection.attach(owner)
+                    owner.upstream_ready(connection)
                     return None
                 self._discard(connection)
         if self.pending >= self.cluster.pool.max_pending:
@@ -138,11 +141,6 @@ class Connector:
         self.pending += 1
         self._grow(pool)
         return ticket
-
-    @staticmethod
-    def _is_sent_again(request: RequestHead) -> bool:
-        """Will its owner try once more when the connection turns out to be stale?"""
-        return request.method in SAFE and request.end_stream and request.upgrade is None
 
     def leave(self, ticket: Ticket, pool: EndpointPool) -> None:
         """A ticket was cancelled."""
@@ -193,7 +191,16 @@ class Connector:
         pool.active -= 1
         limit = self.cluster.pool.max_requests
         if reusable and not self._stopped and not (limit and connection.requests >= limit):
-            self._offer(pool, connection)
+            limits = self.cluster.pool
+            if self.pending or len(pool.idle) >= limits.max_idle:
+                self._offer(pool, connection)
+                return
+            pool.idle.append(connection)
+            if limits.idle_timeout:
+                connection.idle_since = now = self._seconds()
+                if not self._sweep_armed:
+                    self._sweep_armed = True
+                    self._sweep.set(now + limits.idle_timeout)
         elif reusable:
             self._discard(connection)
 
@@ -424,3 +431,8 @@ class RawConnection:
             self._done = True
             if self._connecting is not None:
                 self._connecting.cancel()
+
+
+def is_sent_again(request: RequestHead) -> bool:
+    """Will its owner try once more when the connection turns out to be stale?"""
+    return request.end_stream and request.method in SAFE and request.upgrade is None
