@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
 from zope.interface import implementer
 
@@ -194,7 +195,9 @@ class H1ClientConnection:
     def _ended(self, owner: Any, reason: Any) -> None:
         """No more octets: that may be the end of a close-delimited body, else the response is cut short."""
         events = self._reader.receive_eof()
-        if events and isinstance(events[-1], SidecarError) and reason is not None:
+        # A reset is no end of a body. Only with a request that is not sent to its end it says nothing: who answers early and closes resets what is on its way.
+        is_cut = reason is not None and self._request_done and reason.check(ConnectionDone) is None
+        if events and reason is not None and (is_cut or isinstance(events[-1], SidecarError)):
             error = self.pool.explain(self, reason)
             if error is not None:
                 events[-1] = error
