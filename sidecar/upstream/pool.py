@@ -62,11 +62,12 @@ class EndpointPool:
 
 
 class Ticket:
-    """A request's place in the queue."""
+    """A request's place in the queue. `fresh`: only a new connection will do."""
 
-    __slots__ = ("_connector", "_pool", "owner")
+    __slots__ = ("_connector", "_pool", "fresh", "owner")
 
-    def __init__(self, connector: Connector, pool: EndpointPool, owner: Any) -> None:
+    def __init__(self, connector: Connector, pool: EndpointPool, owner: Any, fresh: bool) -> None:
+        self.fresh = fresh
         self._connector = connector
         self._pool = pool
         self.owner = owner
@@ -136,7 +137,7 @@ class Connector:
                 UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool
             )
             return None
-        ticket = Ticket(self, pool, owner)
+        ticket = Ticket(self, pool, owner, fresh)
         pool.waiting.append(ticket)
         self.pending += 1
         self._grow(pool)
@@ -243,10 +244,26 @@ class Connector:
 
     def _offer(self, pool: EndpointPool, connection: H1ClientConnection) -> None:
         """A free connection: to the request that waits longest, else to the idle ones."""
-        owner = self._next_owner(pool)
-        if owner is not None:
-            self._give(pool, connection, owner)
-            return
+        if pool.waiting:
+            if connection.requests:
+                ticket = self._next_for_used(pool)
+                if ticket is not None and not is_sent_again(ticket.owner.request) and not connection.looks_alive():
+                    ticket = None
+                if ticket is None and not pool.connecting:
+                    # Nobody in the queue can use it, and it takes the room of one that they can.
+                    self._discard(connection)
+                    return
+                if ticket is not None:
+                    pool.waiting.remove(ticket)
+                    self.pending -= 1
+                    owner, ticket.owner = ticket.owner, None
+                    self._give(pool, connection, owner)
+                    return
+            else:
+                owner = self._next_owner(pool)
+                if owner is not None:
+                    self._give(pool, connection, owner)
+                    return
         limits = self.cluster.pool
         if len(pool.idle) >= limits.max_idle or self._stopped or (self.pending and self.connections >= limits.max_connections):
             # With requests waiting at other endpoints for the cluster's limit, an idle connection here only stands in their way.
@@ -258,6 +275,17 @@ class Connector:
             if not self._sweep_armed:
                 self._sweep_armed = True
                 self._sweep.set(now + limits.idle_timeout)
+
+    def _next_for_used(self, pool: EndpointPool) -> Ticket | None:
+        """Who waits longest of those whom a connection serves that has served others. A request that was lost on such a one already is not among them; when it
+        stands first and no new connection is on its way, nobody passes it.
+        """
+        for ticket in pool.waiting:
+            if not ticket.fresh:
+                return ticket
+            if not pool.connecting:
+                return None
+        return None
 
     def _next_owner(self, pool: EndpointPool) -> Any:
         while pool.waiting:
