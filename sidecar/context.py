@@ -10,12 +10,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamError, UpstreamTimeout
+from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamClosed, UpstreamError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IPluginContext, IStreamOwner
 from sidecar.message import RequestHead, ResponseHead
 from sidecar.model import Node
 from sidecar.telemetry.metrics import Registry
+from sidecar.upstream.pool import SAFE
 
 # A plugin asks small questions (may this key in?); an answer beyond this is a mistake.
 ANSWER_BYTES = 1024 * 1024
@@ -67,7 +68,7 @@ class Answer:
 
 
 class HTTPClient:
-    """Requests to one cluster, over its own connections, TLS and limits. Nothing is sent again."""
+    """Requests to one cluster, over its own connections, TLS and limits. Only a GET or the like that met a stale connection is sent again, once."""
 
     def __init__(self, cluster: str, connector_of: Callable[[str], Any], clock: Any) -> None:
         self.cluster = cluster
@@ -110,6 +111,7 @@ class _Call:
         self._head: ResponseHead | None = None
         self._chunks: list[bytes] = []
         self._size = 0
+        self._retried = False
         self._delayed: Any = None
         self._result: Deferred[Answer] = Deferred(self._cancelled)
 
@@ -149,7 +151,12 @@ class _Call:
         self._end(None)
 
     def response_failed(self, error: UpstreamError) -> None:
-        self._stream = None
+        stream, self._stream = self._stream, None
+        stale = stream is not None and stream.is_reused and isinstance(error, UpstreamClosed) and self._head is None
+        if stale and not self._retried and self.request.method in SAFE and self.request.end_stream and not self.finished:
+            self._retried = True
+            self._ticket = self._connector.open(self, (), True)
+            return
         self._end(error)
 
     def fail(self, error: SidecarError) -> None:

@@ -217,9 +217,9 @@ class Attempt:
         self.cancelled = True
 
     def succeed(self) -> MemoryTransport:
-        self.transport = MemoryTransport(self.protocol, self.address)
-        self.protocol.makeConnection(self.transport)
-        return self.transport
+        self.transport = transport = MemoryTransport(self.protocol, self.address)
+        self.protocol.makeConnection(transport)
+        return transport
 
     def fail(self, error: Any) -> None:
         self.protocol.connection_failed(error)

@@ -176,7 +176,8 @@ class H1ServerConnection:
         self._idle = False
         self._request_done = head.end_stream
         limit = self.limits.requests_per_connection
-        keep_alive = self._reader.keep_alive and not runtime.draining and not (self._half_closed and not self._reader.buffered) and not (limit and self.requests >= limit)
+        is_last = runtime.draining or (limit and self.requests >= limit) or (self._half_closed and not self._reader.buffered)
+        keep_alive = self._reader.keep_alive and not is_last
         self._writer.begin(head, keep_alive)
         self._exchange_paused = False
         self._exchange = exchange = self._begin(self, head, runtime.seconds())

@@ -219,8 +219,9 @@ class Acceptance:
             self._timer.set(self.listener.seconds() + timeout)
 
         def failed(failure: Any) -> Any:
-            if not self._done:
-                _log.failure("connection-filter {name} failed", failure, name=account.name)
+            if self._done:
+                return None  # cancelled by us: the client is gone
+            _log.failure("connection-filter {name} failed", failure, name=account.name)
             return self._raised(account)
 
         def answered(value: Any) -> None:

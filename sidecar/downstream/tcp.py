@@ -13,6 +13,8 @@ from sidecar.errors import UpstreamError
 from sidecar.facts import ConnectionFacts
 
 _log = Logger(namespace="sidecar.tcp")
+# As for HTTP (`downstream.h1`): who takes nothing for this long while we wait to close is gone for us.
+STALL_SECONDS = 60.0
 
 
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol)
@@ -74,7 +76,7 @@ class _Side:
 class TCPServerConnection(_Side):
     """The client's side, and the tunnel itself."""
 
-    __slots__ = ("_closed", "_connector", "_finished", "_idle_timeout", "_last", "_lease", "_seconds", "_timer", "facts", "received", "sent")
+    __slots__ = ("_closed", "_connector", "_finished", "_idle_timeout", "_last", "_lease", "_seconds", "_timer", "_unsent", "facts", "received", "sent")
 
     def __init__(
         self, connector: Any, idle_timeout: float, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]
@@ -90,6 +92,8 @@ class TCPServerConnection(_Side):
         self._last = 0.0
         self._finished = False
         self._lease: Any = None
+        # Octets still queued when the end began or was last looked at.
+        self._unsent = 0
 
     def makeConnection(self, transport: Any) -> None:
         """Nothing is read before there is an upstream; a server-first protocol works all the same."""
@@ -129,7 +133,8 @@ class TCPServerConnection(_Side):
         """Close what is open; once."""
         if not self._finished:
             self._finished = True
-            self._timer.clear()
+            self._unsent = self._queued()
+            self._timer.set(self._seconds() + STALL_SECONDS)
             if self._lease is not None:
                 self._lease.cancel()
             for side in (self, self.other):
@@ -139,6 +144,8 @@ class TCPServerConnection(_Side):
                     else:
                         side.transport.loseConnection()
         if self.transport is None:
+            if self.other.transport is None:
+                self._timer.clear()
             self._closed(self)
 
     def drain(self) -> None:
@@ -146,11 +153,25 @@ class TCPServerConnection(_Side):
 
     def _on_timer(self) -> None:
         if self._finished:
-            return
-        if self._seconds() - self._last >= self._idle_timeout:
+            self._look_for_progress()
+        elif self._seconds() - self._last >= self._idle_timeout:
             self.end(abort=True)
         else:
             self._set_timer()
+
+    def _queued(self) -> int:
+        return sum(side.transport.buffered for side in (self, self.other) if side.transport is not None)
+
+    def _look_for_progress(self) -> None:
+        """A peer that takes nothing of what is queued for it does not keep its connection for ever."""
+        unsent = self._queued()
+        if unsent and unsent == self._unsent:
+            for side in (self, self.other):
+                if side.transport is not None:
+                    side.transport.abortConnection()
+        elif unsent:
+            self._unsent = unsent
+            self._timer.set(self._seconds() + STALL_SECONDS)
 
     def _set_timer(self) -> None:
         if self._idle_timeout:

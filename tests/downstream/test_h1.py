@@ -656,7 +656,7 @@ def test_application_fails_at_every_stage(stage: str, end: str) -> None:
     """Likewise when the application goes."""
     request, _, answer = STAGES[stage]
     world = World()
-    client, app = world.send(request)
+    _, app = world.send(request)
     if answer:
         app.receive(answer)
     if end == "garbage":

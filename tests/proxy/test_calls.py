@@ -187,7 +187,7 @@ def test_waiting_keeps_order(hook: Any) -> None:
 @pytest.mark.parametrize("hook", ASYNC)
 def test_client_gone_while_waiting(hook: Any) -> None:
     """The awaited Deferred is cancelled and the exchange ends once, with 499 or what was sent."""
-    cancelled = []
+    cancelled: list[Any] = []
     world = World(hook(lambda *args: Deferred(cancelled.append)))
     client = run(world)
     client.lose()

@@ -1,0 +1,149 @@
+"""`sidecar/admin/server.py` and `pages.py`: who may ask for what."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from sidecar.admin.pages import make_pages
+from sidecar.admin.server import ADMIN_CONNECTIONS, AdminServer, Answer, Page
+from sidecar.model import Config, Node
+from sidecar.telemetry.metrics import Registry
+from sidecar.transport.wheel import TimerWheel
+from tests.memory import MemoryTransport, body_of
+
+
+class Empty:
+    """A keyring without certificates."""
+
+    def snapshot(self) -> list[Any]:
+        return []
+
+
+class FakeSidecar:
+    """What the pages read."""
+
+    def __init__(self) -> None:
+        self.config = Config(node=Node(service="orders", namespace="shop", trust_domain="example.org"), listeners=(), clusters=())
+        self.reactor = Clock()
+        self.started_at = 0.0
+        self.connectors: dict[str, Any] = {}
+        self.listeners: list[Any] = []
+        self.registry = Registry()
+        self.keyring = Empty()
+        self.state = "starting"
+        self.drains = 0
+
+    def drain(self) -> None:
+        self.drains += 1
+        self.state = "draining"
+
+
+class Admin:
+    """An admin server and a way to ask it."""
+
+    def __init__(self, **pages: Page) -> None:
+        self.sidecar = FakeSidecar()
+        clock = self.sidecar.reactor
+        self.server = AdminServer({**make_pages(self.sidecar), **{f"/{name}".encode(): page for name, page in pages.items()}}, TimerWheel(clock), clock.seconds)
+
+    def connect(self) -> Any:
+        protocol = self.server._build(None)
+        if protocol is None:
+            return None
+        transport = MemoryTransport(protocol)
+        protocol.makeConnection(transport)
+        return transport
+
+    def ask(self, path: str, method: str = "GET", fields: str = "", body: str = "") -> tuple[int, bytes]:
+        transport = self.connect()
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        transport.receive(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}{length}\r\n{body}".encode())
+        answer = transport.take()
+        return int(answer[9:12]), answer
+
+
+PAGES = ["/", "/healthz/live", "/config_dump", "/clusters", "/listeners", "/certs", "/server_info", "/stats/prometheus", "/certs/?x=1"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_are_read(path: str) -> None:
+    """GET and HEAD answer; other methods are told which would."""
+    admin = Admin()
+    status, answer = admin.ask(path)
+    assert (status == 200 and body_of(answer) != b"") or path == "/stats/prometheus"
+    assert b"Cache-Control: no-store" in answer and b"nosniff" in answer
+    status, answer = admin.ask(path, "HEAD")
+    assert status == 200 and body_of(answer) == b""
+    status, answer = admin.ask(path, "POST")
+    assert status == 405 and b"Allow: GET, HEAD" in answer
+
+
+def test_readiness_follows_the_state() -> None:
+    """503 until listeners are open, and again while draining."""
+    admin = Admin()
+    for state, status in (("starting", 503), ("ready", 200), ("draining", 503)):
+        admin.sidecar.state = state
+        assert admin.ask("/healthz/ready")[0] == status
+        assert admin.ask("/healthz/live")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "status"),
+    [
+        ("GET", "", 405),
+        ("HEAD", "", 405),
+        ("POST", "", 200),
+        ("POST", "Sec-Fetch-Site: none\r\n", 200),
+        ("POST", "Sec-Fetch-Site: same-origin\r\n", 200),
+        ("POST", "Sec-Fetch-Site: cross-site\r\n", 403),
+        ("POST", "Sec-Fetch-Site: same-site\r\n", 403),
+        ("POST", "Origin: http://evil.example\r\n", 403),
+        ("POST", "Origin: null\r\n", 403),
+    ],
+)
+def test_what_changes_something(method: str, fields: str, status: int) -> None:
+    """POST only, and not for a web page of another site."""
+    admin = Admin()
+    assert admin.ask("/drain", method, fields)[0] == status
+    assert admin.sidecar.drains == (status == 200)
+
+
+def test_unknown_page_and_broken_page() -> None:
+    """404 and 500; the connection goes on."""
+
+    def broken(query: bytes) -> Answer:
+        raise ValueError("x")
+
+    admin = Admin(broken=Page(broken, ""))
+    assert admin.ask("/nothing")[0] == 404
+    status, answer = admin.ask("/broken")
+    assert status == 500 and b"ValueError" not in answer
+
+
+def test_server_info() -> None:
+    """Who this sidecar is."""
+    info = json.loads(body_of(Admin().ask("/server_info")[1]))
+    assert (info["service"], info["state"]) == ("orders", "starting")
+
+
+def test_pipelined_and_with_body() -> None:
+    """As on any other connection."""
+    admin = Admin()
+    transport = admin.connect()
+    transport.receive(b"POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiGET /healthz/live HTTP/1.1\r\nHost: a\r\n\r\n" * 2000)
+    assert transport.take().count(b"HTTP/1.1 200") == 4000
+    transport.receive(b"nonsense\r\n\r\n")
+    assert transport.take().startswith(b"HTTP/1.1 400")
+
+
+def test_connections_are_limited() -> None:
+    """A scraper that leaks connections is refused; those that end make room."""
+    admin = Admin()
+    transports = [admin.connect() for _ in range(ADMIN_CONNECTIONS)]
+    assert admin.connect() is None
+    transports[0].lose()
+    assert admin.connect() is not None

@@ -1,0 +1,112 @@
+"""`sidecar/downstream/tcp.py`: opaque bytes both ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.address import Address
+from sidecar.downstream.tcp import STALL_SECONDS, TCPServerConnection
+from sidecar.errors import ConnectFailed
+from tests.memory import MemoryTransport, World, facts
+
+
+class Tunnel:
+    """A client whose connection to the application is being made."""
+
+    def __init__(self, idle: float = 100.0, endpoints: int = 1) -> None:
+        self.world = World(auto=False, endpoints=endpoints)
+        self.world.connector._balancer.pick = lambda exchange, tried: next(iter(self.world.connector.pools), None)
+        self.closed: list[Any] = []
+        side = TCPServerConnection(self.world.connector, idle, self.world.wheel, self.world.clock.seconds, facts(), self.closed.append)
+        self.client = MemoryTransport(side, Address("192.0.2.1", 5))
+        side.makeConnection(self.client)
+
+    def connect(self) -> MemoryTransport:
+        return self.world.attempts[0].succeed()
+
+
+def test_bytes_pass_both_ways() -> None:
+    """Nothing is read of the client before there is an application; then all of it passes."""
+    tunnel = Tunnel()
+    tunnel.client.receive(b"early")
+    app = tunnel.connect()
+    tunnel.client.pump()
+    app.receive(b"hello")
+    assert app.take() == b"early" and tunnel.client.take() == b"hello"
+
+
+def test_no_connection() -> None:
+    """The client is reset, and told of once."""
+    for tunnel in (Tunnel(), Tunnel(endpoints=0)):
+        if tunnel.world.attempts:
+            tunnel.world.attempts[0].fail(ConnectFailed("no"))
+        assert tunnel.client.aborted
+        tunnel.client.settle()
+        assert len(tunnel.closed) == 1
+
+
+def test_half_close_passes() -> None:
+    """Each side's end is passed on; both ends close both."""
+    tunnel = Tunnel()
+    app = tunnel.connect()
+    tunnel.client.end()
+    assert app.write_ended and not app.closing
+    app.receive(b"late")
+    assert tunnel.client.take() == b"late"
+    app.end()
+    assert tunnel.client.closing and app.closing and not app.aborted
+
+
+@pytest.mark.parametrize("gone", ["client", "app"])
+def test_a_lost_side_closes_the_other_after_what_is_queued(gone: str) -> None:
+    """And a peer that does not take the rest is given up after a while."""
+    tunnel = Tunnel()
+    app = tunnel.connect()
+    left = app if gone == "client" else tunnel.client
+    left.blocked = True
+    lost = tunnel.client if gone == "client" else app
+    lost.receive(b"x" * 100)
+    lost.lose()
+    assert left.closing and not left.aborted and left.buffered == 100
+    left.drain(10)
+    tunnel.world.clock.advance(STALL_SECONDS + 1)
+    assert not left.aborted
+    tunnel.world.clock.advance(STALL_SECONDS + 1)
+    assert left.aborted
+    left.settle()
+    assert tunnel.closed[0] is tunnel.client.protocol
+
+
+def test_client_gone_before_the_application_came() -> None:
+    """The attempt is cancelled; a connection that comes nonetheless is dropped."""
+    tunnel = Tunnel()
+    tunnel.client.lose()
+    assert tunnel.world.attempts[0].cancelled
+    assert tunnel.connect().aborted and len(tunnel.closed) == 1
+
+
+def test_back_pressure() -> None:
+    """A slow side pauses the other one."""
+    tunnel = Tunnel()
+    app = tunnel.connect()
+    for slow, fast in ((app, tunnel.client), (tunnel.client, app)):
+        slow.blocked = True
+        fast.receive(b"x" * 500_000)
+        assert not fast.reading
+        slow.drain()
+        assert fast.reading and len(slow.take()) == 500_000
+
+
+def test_idle_timeout() -> None:
+    """No byte in either direction for that long ends it."""
+    tunnel = Tunnel(idle=10.0)
+    app = tunnel.connect()
+    for _ in range(3):
+        tunnel.world.clock.advance(8)
+        app.receive(b"x")
+    assert not app.closing
+    tunnel.world.clock.advance(11)
+    tunnel.world.clock.advance(1)
+    assert app.aborted and tunnel.client.aborted
