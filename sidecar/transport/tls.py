@@ -160,18 +160,7 @@ class TLSTransport(Transport):
         if not self.connected:
             return
         self.tls_error = _problem(self.tls, error, in_handshake=True)
-        self._discard_unread()
         self._lose(Failure(error))
-
-    def _discard_unread(self) -> None:
-        """Closing with unread data resets the connection, and a reset can overtake the alert that tells the peer why. Its flight usually has arrived as a
-        whole."""
-        try:
-            for _ in range(4):
-                if not self.socket.recv(READ_BYTES_MAX):
-                    return
-        except OSError:
-            pass
 
     def getPeerCertificate(self) -> crypto.X509 | None:
         """As promised by `Transport`."""

@@ -1,4 +1,4 @@
-"""Real reactors and real loopback sockets for the transport tests, none of them the process's own reactor."""
+"""Real reactors and real loopback sockets for the transport tests (none of them the process's own reactor), and one reactor that stands still."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.pollreactor import PollReactor
+from twisted.internet.task import Clock
 
 from sidecar.address import Address
 from sidecar.transport.connector import connect
@@ -45,12 +46,18 @@ def run_reactor(reactor: Any, scenario: Callable[[Any], Coroutine[Any, Any, Any]
         running.addBoth(lambda _: reactor.running and reactor.stop())
 
     reactor.callWhenRunning(begin)
-    watchdog = reactor.callLater(timeout_seconds, reactor.stop)
+    late: list[bool] = []
+
+    def expire() -> None:
+        late.append(True)
+        reactor.stop()
+
+    watchdog = reactor.callLater(timeout_seconds, expire)
     try:
         reactor.run(installSignalHandlers=False)
     finally:
         _dispose(reactor)
-    if not outcome:
+    if late or not outcome:
         raise TimeoutError(f"the scenario was not over within {timeout_seconds} s")
     if watchdog.active():
         watchdog.cancel()
@@ -101,6 +108,19 @@ def turns(reactor: Any, number: int = 5) -> Deferred[None]:
 
     turn(number)
     return done
+
+
+class StillReactor(Clock):
+    """A reactor that only notes who wants to be told of what; `advance(0)` makes its timed calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self.addReader = self.readers.add
+        self.removeReader = self.readers.discard
+        self.addWriter = self.writers.add
+        self.removeWriter = self.writers.discard
 
 
 class Wire:

@@ -14,7 +14,7 @@ from sidecar.address import Address
 from sidecar.errors import ConnectFailed, ConnectTimeout
 from sidecar.transport.connector import connect
 from sidecar.transport.tls import ClientTLS
-from tests.transport.loopback import LOOPBACK, Server, Wire, context, eventually, pair, turns
+from tests.transport.loopback import LOOPBACK, Server, StillReactor, Wire, context, eventually, pair, turns
 
 Run = Callable[..., Any]
 
@@ -100,6 +100,22 @@ def test_a_timeout(run: Run) -> None:
         assert client.error.sentence == f"{address} did not accept a connection within 0.05 s"
 
     run(scenario)
+    for skt in (listener, *waiting):
+        skt.close()
+
+
+def test_a_stale_event_is_no_connection() -> None:
+    """An event that was meant for an earlier owner of the descriptor does not pass for a connection."""
+    listener, waiting = full_listener()
+    reactor, client = StillReactor(), Wire()
+    connecting = connect(reactor, Address(host="127.0.0.1", port=listener.getsockname()[1]), client, 5.0)
+    (attempt,) = reactor.writers
+    attempt.doWrite()
+    assert not client.events
+    assert reactor.writers == {attempt}
+    connecting.cancel()
+    attempt.doWrite()
+    assert not reactor.writers
     for skt in (listener, *waiting):
         skt.close()
 

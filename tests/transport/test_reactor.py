@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTCP, IReactorThreads, IReactorTime, IReactorUNIX
@@ -76,6 +77,20 @@ def test_timed_calls(run_once: Run) -> None:
     run_once(scenario)
 
 
+def test_the_wait_until_a_far_call_is_one_that_the_kernel_can_express(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timed call in months does not ask for a wait that epoll_wait(2) refuses; without timed calls the wait has no end."""
+    reactor = SidecarReactor()
+    waits: list[Any] = []
+    monkeypatch.setattr(reactor, "doPoll", waits.append)
+    reactor.running = True
+    reactor._turn()
+    reactor.callLater(10_000_000, int)
+    reactor._turn()
+    reactor._turn()
+    assert waits == [None] + [reactor_module.LONGEST_WAIT_SECONDS] * 2
+    reactor._poller.close()
+
+
 def test_a_raising_timed_call_stops_nobody(run_once: Run, caught_failures: list[Any]) -> None:
     """What a timed call raises is logged."""
 
@@ -91,6 +106,7 @@ def test_threads_wake_it(run_once: Run) -> None:
     """A call from a thread is made at once although nothing else is due."""
 
     async def scenario(reactor: Any) -> None:
+        await turns(reactor)
         done: Deferred[int] = Deferred()
         thread = threading.Thread(target=lambda: reactor.callFromThread(done.callback, 1))
         thread.start()
@@ -120,7 +136,7 @@ def test_an_error_in_the_loop_is_logged_and_survived(run_once: Run, caught_failu
     assert [failure.type for failure in caught_failures] == [ZeroDivisionError]
 
 
-def test_events_of_descriptors_that_left_are_dropped(run_once: Run) -> None:
+def test_events_of_descriptors_that_left_are_dropped(run_once: Run, caught_failures: list[Any]) -> None:
     """A connection that another one ends within the same turn is not called any more."""
 
     class Killer(Wire):
@@ -144,6 +160,7 @@ def test_events_of_descriptors_that_left_are_dropped(run_once: Run) -> None:
         assert sum(wire.received for wire in wires) == 1
 
     run_once(scenario)
+    assert not caught_failures
 
 
 def test_connections_leave_no_cycles(run_once: Run) -> None:

@@ -147,7 +147,8 @@ def test_a_cut_in_the_middle_of_bulk_data(run_once: Run) -> None:
         far.transport.resumeProducing()
         await eventually(reactor, lambda: far.is_lost)
         assert far.received == 40_000
-        assert not far.reason.check(ConnectionDone)
+        assert far.reason.check(ConnectionLost)
+        assert "close_notify" in str(far.reason.value)
 
     run_once(scenario)
 
@@ -220,6 +221,27 @@ def test_an_early_answer_is_read_before_the_loss(run: Run) -> None:
         assert far.data == b"no"
 
     run(scenario)
+
+
+def test_an_early_answer_survives_a_small_write(run_once: Run) -> None:
+    """The same when nothing is queued and the next write meets the reset."""
+
+    async def scenario(reactor: Any) -> None:
+        near, far = await secure_pair(reactor, Wire(), make=lambda: Wire(reads=False))
+        far.transport.write(b"begin")
+        far.transport.pauseProducing()
+        await turns(reactor)
+        near.transport.write(b"no")
+        near.transport.loseConnection()
+        await eventually(reactor, lambda: near.is_lost)
+        far.transport.write(b"more")
+        assert not far.is_lost
+        far.transport.resumeProducing()
+        await eventually(reactor, lambda: far.is_lost)
+        assert far.data == b"no"
+        assert far.reason.check(ConnectionLost)
+
+    run_once(scenario)
 
 
 def test_a_slow_reader_stops_the_writer(run_once: Run) -> None:
@@ -427,7 +449,7 @@ def test_tls_starts_once_and_on_an_empty_queue(run_once: Run) -> None:
     """Starting TLS twice, or over octets that have not left, is a mistake of the caller."""
 
     async def scenario(reactor: Any) -> None:
-        near, far = await secure_pair(reactor, Wire())
+        _, far = await secure_pair(reactor, Wire())
         with pytest.raises(RuntimeError):
             far.transport.startTLS(context("client"), True)
         plain = Server(reactor, make=lambda: Wire(reads=False))
