@@ -176,6 +176,17 @@ def test_idle_connection_makes_room_for_another_endpoint() -> None:
     assert all(owner.stream for owner in waiting)
 
 
+def test_evicting_opens_one_connection_and_not_two() -> None:
+    """Closing the idle one already serves the queue; who asked for it must not open another."""
+    pools = Pools(endpoints=2, max_connections=2)
+    transports = [pools.busy()[1] for _ in range(2)]
+    for transport in transports:
+        transport.receive(OK)
+    Owner(pools, want=1)
+    assert [each.closing for each in transports] == [True, False]
+    assert len(pools.attempts) == 3 and pools.connector.connections == 2
+
+
 def test_idle_connections_stay_while_others_only_connect() -> None:
     """Below the limit a request that waits for its connection costs no idle one."""
     pools = Pools(endpoints=2)
@@ -257,7 +268,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools = Pools(endpoints=3, max_connections=4, max_idle=2, max_pending=5, max_requests=7, idle_timeout=5.0)
+        self.pools = Pools(endpoints=3, max_connections=2, max_idle=2, max_pending=5, max_requests=7, idle_timeout=5.0)
         self.owners: list[Owner] = []
         self.open: list[Attempt] = []
 
@@ -305,7 +316,7 @@ class PoolMachine(RuleBasedStateMachine):
     def limits_hold(self) -> None:
         connector = self.pools.connector
         alive = [each for each in self.open if each.transport is not None and not each.transport.closing and not each.transport.lost]
-        assert connector.connections == len(alive) + len(self._pending()) <= 4
+        assert connector.connections == len(alive) + len(self._pending()) <= 2
         assert connector.connections == sum(pool.connections for pool in connector.pools)
         assert 0 <= connector.pending <= 5
         assert connector.pending == sum(1 for owner in self.owners if not owner.answers and not owner.finished)
