@@ -239,12 +239,20 @@ def envoy_configuration(plan: Plan) -> dict[str, Any]:
         "match": {"prefix": "/"},
         "route": {"cluster": "app", "timeout": "15s", "retry_policy": {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2}},
     }
+    # W3C trace context as the sidecar's: made or continued for every request and sent on, and no span leaves either process (Envoy makes none of it without a tracer).
+    tracer = _typed(
+        "envoy.tracers.opentelemetry",
+        "config.trace.v3.OpenTelemetryConfig",
+        http_service={"http_uri": {"uri": "http://127.0.0.1/v1/traces", "cluster": "app", "timeout": "1s"}},
+        service_name="bench",
+    )
     http = _typed(
         "envoy.filters.network.http_connection_manager",
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="inbound",
         codec_type="AUTO",
         generate_request_id=True,
+        tracing={"provider": tracer, "random_sampling": {"value": 0}},
         access_log=[log],
         http_filters=[rbac, router],
         route_config={"name": "inbound", "virtual_hosts": [{"name": "app", "domains": ["*"], "routes": [route]}]},

@@ -28,8 +28,9 @@ class RequestWay(PluginCalls):
         http = self.http
         request = self.request
         self._prepare_fields(request)
-        if http.tracer is not None:
-            self.call(http.tracer.begin, self, http.sample)
+        tracer = http.tracer
+        if tracer is not None:
+            self.call(tracer.begin, self, http.sample)
         path = http.normalize_path(request.path)
         if path is None:
             self.fail(DownstreamError("the path cannot be normalized: it climbs above the root or holds an encoded NUL"))

@@ -75,7 +75,16 @@ class RequestReader(MessageReader):
             return []
         state = self._state
         if state == HEAD:
-            return self._continue(data) if self._held else self._start(data, 0)
+            if self._held:
+                return self._continue(data)
+            # The usual case first: a whole head, with the very fields of the message before.
+            tail = self._known_tail
+            line_end = data.find(CRLF, 0, self._head_bytes)
+            if line_end > 0 and data.startswith(tail, line_end):
+                after = line_end + len(tail)
+                if after <= self._head_bytes:
+                    return self._read_head(data[:line_end], None, data, after)
+            return self._start(data, 0)
         if state in (LENGTH, CHUNKED):
             return self._read_body(data, 0, [])
         if state == COMPLETE:
@@ -232,7 +241,16 @@ class ResponseReader(MessageReader):
             return []
         state = self._state
         if state == HEAD:
-            return self._continue(data) if self._held else self._start(data, 0)
+            if self._held:
+                return self._continue(data)
+            # The usual case first: a whole head, with the very fields of the message before.
+            tail = self._known_tail
+            line_end = data.find(CRLF, 0, self._head_bytes)
+            if line_end > 0 and data.startswith(tail, line_end):
+                after = line_end + len(tail)
+                if after <= self._head_bytes:
+                    return self._read_head(data[:line_end], None, data, after)
+            return self._start(data, 0)
         if LENGTH <= state <= UNTIL_CLOSE:
             return self._read_body(data, 0, [])
         if state == COMPLETE:
