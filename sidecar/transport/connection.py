@@ -1,9 +1,8 @@
 """Our stream transport: a Twisted `tcp.Connection` that writes at once, reads in sizes that fit, and ends only when everything that arrived has been delivered.
 
-Rules of this file and of its siblings `tls` and `sniffing`:
+Rules of this file and of its siblings `sending`, `tls` and `sniffing`:
 
 - The class is the state: starting TLS or sniffing changes `__class__`, so that no read or write asks what kind of connection it is.
-- `write` sends to the socket at once while nothing is queued (`_direct`), and queues only what the kernel did not take.
 - Nothing here calls the protocol back from within a call the protocol makes, except `pauseProducing` when a write fills the queue.
 - Pausing is lazy: the descriptor leaves the reactor only when something arrives while paused, so a pause and resume around each request cost two stores.
 - A failed write does not end the connection: what the peer sent before it closed is read first. Only then comes `connectionLost`.
@@ -11,17 +10,11 @@ Rules of this file and of its siblings `tls` and `sniffing`:
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections import deque
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from errno import ENOBUFS, errorcode
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING
 
-from twisted.internet import abstract, tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
@@ -29,13 +22,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sidecar.address import Address
-from sidecar.transport.readiness import DirectDescriptor
+from sidecar.transport.sending import SendingConnection
+from sidecar.transport.sockets import Reactor, address_of, twisted_address, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from OpenSSL import SSL, crypto
-    from twisted.internet.interfaces import IDelayedCall
 
     from sidecar.transport.tls import TLSProblem
 
@@ -44,52 +37,12 @@ _log = Logger()
 # A request and its small body fit into the first. Beyond the second, reads get dear again: malloc(3) maps fresh pages for each (19 us instead of 4.5).
 READ_BYTES = 16 * 1024
 READ_BYTES_MAX = 128 * 1024
-# Above the high mark the protocol is asked to pause, at the low one to resume. The defaults hold a few dozen full packets; listeners and clusters configure
-# their own.
-HIGH_WATERMARK_BYTES = 64 * 1024
-LOW_WATERMARK_BYTES = 16 * 1024
-# Up to here copying the parts of a message together is cheaper than handing their addresses to the kernel (measured: even between 16 and 64 KiB).
-JOIN_BYTES = 32 * 1024
-# Parts handed to one sendmsg(2): half of Linux's IOV_MAX, and far more than a socket buffer holds of usual chunks.
-SENDMSG_PARTS = 512
 
 _DONE = Failure(ConnectionDone())
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends RST
 
 
-class Reactor(Protocol):
-    """What transports use of a reactor."""
-
-    def addReader(self, reader: Any) -> Any: ...
-    def removeReader(self, reader: Any) -> Any: ...
-    def addWriter(self, writer: Any) -> Any: ...
-    def removeWriter(self, writer: Any) -> Any: ...
-    def seconds(self) -> float: ...
-    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object) -> IDelayedCall: ...
-
-
-def words(error: OSError) -> str:
-    """`error` for a person: "connection refused (ECONNREFUSED)"."""
-    if error.errno is None:
-        return str(error)
-    text = os.strerror(error.errno)
-    return f"{text[:1].lower()}{text[1:]} ({errorcode.get(error.errno, error.errno)})"
-
-
-def address_of(name: Any) -> Address:
-    """The `Address` in what the socket module calls one: a tuple for IPv4 and IPv6 (with its scope), str or bytes for UNIX sockets ("" when unnamed)."""
-    if isinstance(name, tuple):
-        host = name[0]
-        if len(name) == 4 and name[3] and "%" not in host:
-            host = f"{host}%{name[3]}"
-        return Address(host=host, port=name[1])
-    if isinstance(name, bytes):
-        name = "@" + name[1:].decode("utf-8", "surrogateescape") if name[:1] == b"\0" else name.decode("utf-8", "surrogateescape")
-    # A client's UNIX socket is usually unnamed; "@" alone is the abstract namespace's empty name, and keeps such an address telling what it is.
-    return Address(path=name or "@")
-
-
-class Transport(DirectDescriptor, tcp.Connection):
+class Transport(SendingConnection):
     """A connected stream socket, TCP or UNIX, on whichever side.
 
     `peer`, `local`: the two ends as `Address`. `protocol`: who is told; may be replaced at any time (the caller calls the new one's `makeConnection`); None
@@ -99,8 +52,6 @@ class Transport(DirectDescriptor, tcp.Connection):
     ours.
     """
 
-    reactor: Any
-    protocol: Any
     tls: SSL.Connection | None = None
     tls_error: TLSProblem | None = None
     negotiatedProtocol: bytes | None = None
@@ -108,23 +59,15 @@ class Transport(DirectDescriptor, tcp.Connection):
     def __init__(self, skt: socket.socket, protocol: IProtocol | None, reactor: Reactor, peer: Address, is_client: bool) -> None:
         """A transport for the connected socket `skt`, which it owns from now on; `is_client`: we made the connection. Reads nothing until `startReading` or
         `resumeProducing`."""
-        tcp.Connection.__init__(self, skt, cast(IProtocol, protocol), cast(Any, reactor))
+        super().__init__(skt, protocol, reactor)
         self.peer = peer
         self.is_client = is_client
         self.connected = 1
         self._local: Address | None = None
-        self._direct = True  # nothing queued, and writing is possible: write straight to the socket
-        self._queue: deque[bytes | memoryview] = deque()
-        self._queued = 0
-        self._high = HIGH_WATERMARK_BYTES
-        self._low = LOW_WATERMARK_BYTES
-        self._asked_to_pause = False
         self._reading = False  # the protocol wants data
         self._read_registered = False  # the reactor tells us when there is some; may outlive `_reading` (lazy pause)
-        self._write_registered = False
         self._read_closed = False  # the peer ended its sending side
         self._read_bytes = READ_BYTES
-        self._broken: Failure | None = None  # a write failed with this
         self._drain_is_due = False
 
     def __repr__(self) -> str:
@@ -145,11 +88,11 @@ class Transport(DirectDescriptor, tcp.Connection):
 
     def getPeer(self) -> IPv4Address | IPv6Address | UNIXAddress:
         """`peer` as Twisted's address."""
-        return _twisted_address(self.peer)
+        return twisted_address(self.peer)
 
     def getHost(self) -> IPv4Address | IPv6Address | UNIXAddress:
         """`local` as Twisted's address."""
-        return _twisted_address(self.local)
+        return twisted_address(self.local)
 
     # -- reading -------------------------------------------------------------------------------------------------------------------------
 
@@ -243,178 +186,7 @@ class Transport(DirectDescriptor, tcp.Connection):
             pass
         return False
 
-    # -- writing -------------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def buffered(self) -> int:
-        """Octets written by the protocol that the kernel has not taken yet."""
-        return self._queued
-
-    def set_write_watermarks(self, high_bytes: int, low_bytes: int) -> None:
-        """From now on the protocol's `pauseProducing` is called when more than `high_bytes` are queued (perhaps within `write`), and its `resumeProducing` when
-        at most `low_bytes` are
-        left. A protocol without these methods is not asked; a producer registered with `registerProducer` is asked instead of it."""
-        if not 0 <= low_bytes <= high_bytes:
-            raise ValueError(f"expected 0 <= low <= high, got low {low_bytes} and high {high_bytes}")
-        self._high = high_bytes
-        self._low = low_bytes
-
-    def write(self, data: bytes) -> None:
-        """`data` is on its way: sent at once if nothing is queued. Dropped silently when our sending side is closed, closing or broken (`connectionLost`
-        follows then)."""
-        if not self._direct:
-            self._write_later(data)
-            return
-        try:
-            sent = self.socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            if not self._is_transient(error):
-                return
-            sent = 0
-        if sent != len(data):
-            self._enqueue(data, sent)
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """As `write` for all parts in order, in one go. `iovec`: best a list."""
-        parts = iovec if isinstance(iovec, list) else list(iovec)
-        if not self._direct:
-            for part in parts:
-                self._write_later(part)
-            return
-        if sum(map(len, parts)) <= JOIN_BYTES:
-            self.write(b"".join(parts))
-            return
-        self._queue.extend(filter(None, parts))
-        self._queued = sum(map(len, self._queue))
-        self._direct = False
-        self._flush()
-        if self._queued > self._high:
-            self._ask_to_pause()
-
-    def doWrite(self) -> None:
-        """Send what is queued, as far as the kernel takes it."""
-        self._flush()
-
-    def _write_later(self, data: bytes) -> None:
-        if data and self.connected and self._can_queue():
-            self._enqueue(data, 0)
-
-    def _can_queue(self) -> bool:
-        return not (self.disconnecting or self._writeDisconnecting or self._writeDisconnected or self._broken is not None)
-
-    def _enqueue(self, data: bytes, sent: int) -> None:
-        """Keep what is left of `data` after its first `sent` octets until the socket is writable."""
-        self._direct = False
-        self._queue.append(memoryview(data)[sent:] if sent else data)
-        self._queued += len(data) - sent
-        self._register_write()
-        if self._queued > self._high:
-            self._ask_to_pause()
-
-    def _flush(self) -> None:
-        """Send from the queue once; afterwards the writer is registered exactly if something is left."""
-        queue = self._queue
-        if queue:
-            try:
-                if len(queue) == 1:
-                    sent = self.socket.send(queue[0])
-                else:
-                    sent = self.socket.sendmsg(islice(queue, SENDMSG_PARTS))
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                if not self._is_transient(error):
-                    return
-                sent = 0
-            self._queued -= sent
-            while sent:
-                length = len(queue[0])
-                if sent < length:
-                    queue[0] = memoryview(queue[0])[sent:]
-                    break
-                sent -= length
-                queue.popleft()
-        self._after_flush()
-
-    def _after_flush(self) -> None:
-        """Registration, watermarks and closing after the queue got shorter."""
-        if self._queued:
-            self._register_write()
-        else:
-            self._unregister_write()
-        is_pulled = self.producer is not None and not self.streamingProducer
-        if not self._queued and self.connected and self._can_queue():
-            self._direct = not is_pulled
-        if is_pulled:
-            if not self._queued:
-                self._ask_to_resume()
-        elif self._asked_to_pause and self._queued <= self._low and not self.disconnecting:
-            self._asked_to_pause = False
-            self._ask_to_resume()
-        if self._queued or not self.connected:
-            return
-        if self.disconnecting:
-            self._finish()
-        elif self._writeDisconnecting and not self._writeDisconnected:
-            self._end_sending()
-
-    def _ask_to_resume(self) -> None:
-        resume = getattr(self.protocol if self.producer is None else self.producer, "resumeProducing", None)
-        if resume is not None:
-            try:
-                resume()
-            except Exception:
-                self._protocol_failed()
-
-    def _ask_to_pause(self) -> None:
-        if self._asked_to_pause:
-            return
-        pause = getattr(self.protocol if self.producer is None else self.producer, "pauseProducing", None)
-        if pause is not None and (self.producer is None or self.streamingProducer):
-            self._asked_to_pause = True
-            pause()
-
-    def _register_write(self) -> None:
-        if not self._write_registered and self.connected:
-            self._write_registered = True
-            self.reactor.addWriter(self)
-
-    def _unregister_write(self) -> None:
-        if self._write_registered:
-            self._write_registered = False
-            self.reactor.removeWriter(self)
-
-    startWriting = _register_write
-    stopWriting = _unregister_write
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As Twisted's: a push producer (`streaming`) is paused and resumed at the watermarks, a pull producer is asked for more whenever everything was
-        sent."""
-        if self.connected and not streaming and self.producer is None:
-            # Its writes take the long way, so that the reactor sets the pace.
-            self._direct = False
-            self._register_write()
-        abstract.FileDescriptor.registerProducer(self, producer, streaming)
-        if streaming and self._queued > self._high:
-            self._ask_to_pause()
-
-    def unregisterProducer(self) -> None:
-        """As Twisted's."""
-        self.producer = None
-        self._asked_to_pause = False
-        if self.connected and not self._queued and self._can_queue():
-            self._direct = True
-
     # -- when writing fails --------------------------------------------------------------------------------------------------------------
-
-    def _is_transient(self, error: OSError) -> bool:
-        """Handle a failed send: True when it will work later, else the sending side is given up."""
-        if error.errno == ENOBUFS:
-            return True
-        self._write_broke(Failure(ConnectionLost(words(error))))
-        return False
 
     def _write_broke(self, reason: Failure) -> None:
         """Writing is over. What the peer sent before is still delivered, then the connection is lost with `reason`; all of that later, never within this call.
@@ -605,21 +377,3 @@ class Transport(DirectDescriptor, tcp.Connection):
 
     def stop_sniffing(self) -> None:
         """Reading is normal again, from the first octet on. Harmless when not sniffing."""
-
-
-def _twisted_address(address: Address) -> IPv4Address | IPv6Address | UNIXAddress:
-    if address.path:
-        return UNIXAddress(address.path.encode("utf-8", "surrogateescape"))
-    if address.is_ipv6:
-        return IPv6Address("TCP", address.host, address.port)
-    return IPv4Address("TCP", address.host, address.port)
-
-
-def set_tcp_options(skt: socket.socket) -> None:
-    """Small messages leave at once, and a dead peer is found out in the end. Accepted sockets inherit both from the listening one (Linux, BSD)."""
-    if skt.family != socket.AF_UNIX:
-        skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-__all__: Sequence[str] = ("Reactor", "Transport", "address_of", "set_tcp_options", "words")

@@ -17,9 +17,9 @@ from zope.interface import implementer
 
 from sidecar.address import Address
 from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamHandshakeFailed
-from sidecar.transport.connection import Reactor, Transport, set_tcp_options, words
-from sidecar.transport.port import sockaddr_of
+from sidecar.transport.connection import Transport
 from sidecar.transport.readiness import DirectDescriptor
+from sidecar.transport.sockets import Reactor, set_tcp_options, sockaddr_of, words
 from sidecar.transport.tls import ClientTLS
 
 _log = Logger()

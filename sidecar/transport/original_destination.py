@@ -8,7 +8,7 @@ import struct
 import sys
 
 from sidecar.address import Address
-from sidecar.transport.connection import address_of
+from sidecar.transport.sockets import address_of
 
 # linux/netfilter_ipv4.h: SO_ORIGINAL_DST, linux/netfilter_ipv6/ip6_tables.h: IP6T_SO_ORIGINAL_DST. Both answer with a struct sockaddr.
 _ORIGINAL_DST = 80

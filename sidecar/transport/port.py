@@ -19,8 +19,9 @@ from twisted.python.failure import Failure
 
 from sidecar.address import Address
 from sidecar.errors import ListenFailed
-from sidecar.transport.connection import Reactor, Transport, address_of, set_tcp_options, words
+from sidecar.transport.connection import Transport
 from sidecar.transport.readiness import DirectDescriptor
+from sidecar.transport.sockets import Reactor, address_of, set_tcp_options, sockaddr_of, words
 
 _log = Logger()
 
@@ -155,16 +156,6 @@ def listen(reactor: Reactor, address: Address, build_protocol: BuildProtocol, ba
     except OSError as error:
         raise ListenFailed(f"cannot listen on {address}: {words(error)}") from error
     return Port(reactor, skt, address if address.is_unix else address_of(skt.getsockname()), build_protocol)
-
-
-def sockaddr_of(address: Address) -> Any:
-    """What the socket module takes for `address`: a path, an abstract name, or the tuple for a literal IP address. Raises `OSError`."""
-    if address.path:
-        return f"\0{address.path[1:]}" if address.path.startswith("@") else address.path
-    if address.is_ipv6:
-        # Knows about scopes ("fe80::1%eth0").
-        return socket.getaddrinfo(address.host, address.port, socket.AF_INET6, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)[0][4]
-    return address.host, address.port
 
 
 def _bind_tcp(address: Address, backlog: int, reuse_port: bool) -> socket.socket:

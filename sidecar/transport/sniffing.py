@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from sidecar.transport.connection import Transport, words
+from sidecar.transport.connection import Transport
+from sidecar.transport.sockets import words
 
 if TYPE_CHECKING:
     from OpenSSL import SSL

@@ -15,8 +15,9 @@ from OpenSSL import SSL
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from sidecar.transport.connection import READ_BYTES_MAX, Transport, words
+from sidecar.transport.connection import READ_BYTES_MAX, Transport
 from sidecar.transport.records import RECORD_BYTES, forget_errors, read_record, verify_problem, write_records
+from sidecar.transport.sockets import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -61,6 +61,16 @@ class Timer:
             self._wheel._cleared += 1
 
 
+    def close(self) -> None:
+        """Nothing will be called any more, and the owner is let go at once: a connection that is gone must not stay in memory until its slot comes."""
+        self.clear()
+        self._callback = _nothing
+
+
+def _nothing() -> None:
+    """What a closed timer would call."""
+
+
 class TimerWheel:
     """Many `Timer`s on one `callLater`, which runs only while a timer is in the wheel."""
 

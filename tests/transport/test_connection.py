@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Callable
@@ -17,8 +16,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from sidecar.address import Address
-from sidecar.transport.connection import READ_BYTES, READ_BYTES_MAX, Transport, address_of, words
+from sidecar.transport.connection import READ_BYTES, READ_BYTES_MAX, Transport
 from sidecar.transport.connector import connect
+from sidecar.transport.sockets import address_of
 from tests.transport.loopback import LOOPBACK, Server, StillReactor, Wire, eventually, pair, turns
 
 MEBIBYTE = 1 << 20
@@ -317,16 +317,6 @@ def test_addresses_in_both_vocabularies(run_once: Run) -> None:
             assert "127.0.0.1" in repr(end.transport)
 
     run_once(scenario)
-
-
-def test_address_of() -> None:
-    """All forms of the socket module's names are understood."""
-    assert address_of(("::1", 80, 0, 0)) == Address(host="::1", port=80)
-    assert address_of(("fe80::1", 80, 0, 2)) == Address(host="fe80::1%2", port=80)
-    assert address_of("/run/x") == Address(path="/run/x")
-    assert address_of(b"\0name") == Address(path="@name")
-    assert address_of("") == Address(path="@")
-    assert words(OSError(errno.ECONNREFUSED, "")) == "connection refused (ECONNREFUSED)"
 
 
 # -- in a reactor ----------------------------------------------------------------------------------------------------------------------------
