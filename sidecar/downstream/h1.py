@@ -286,8 +286,8 @@ class H1ServerConnection:
     def connectionLost(self, reason: Any) -> None:
         """The connection is gone."""
         self._closing = True
-        self.timer.clear()
         self._lost()
+        self.timer.close()
         self._closed(self)
 
     def _lost(self) -> None:

@@ -327,7 +327,7 @@ class Acceptance:
 
     def _hand_over(self) -> None:
         self._done = True
-        self._timer.clear()
+        self._timer.close()
         listener = self.listener
         protocol = self._chain.make_protocol(self.facts, listener.closed)
         listener.replace(self, protocol)
@@ -353,7 +353,7 @@ class Acceptance:
         if self._handshaking and not self._done:
             self._handshake_failed(self._chain.security.explain(self.transport, reason, self.facts.peer))
         self._done = True
-        self._timer.clear()
+        self._timer.close()
         if self._waiting is not None:
             self._waiting.cancel()
         self.listener.closed(self)
@@ -365,7 +365,7 @@ class Acceptance:
         if not self._done:
             self._done = True
             self._handshaking = False
-            self._timer.clear()
+            self._timer.close()
             self.transport.abortConnection()
 
     def __repr__(self) -> str:

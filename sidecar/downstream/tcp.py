@@ -145,7 +145,7 @@ class TCPServerConnection(_Side):
                         side.transport.loseConnection()
         if self.transport is None:
             if self.other.transport is None:
-                self._timer.clear()
+                self._timer.close()
             self._closed(self)
 
     def drain(self) -> None:

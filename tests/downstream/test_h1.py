@@ -34,6 +34,17 @@ def test_provides_the_stream() -> None:
     verifyObject(IDownstreamStream, World().client().protocol)
 
 
+def test_a_lost_connection_is_let_go_by_its_timer() -> None:
+    """An hour of idle timeout must not keep a connection that is gone, and its TLS buffers, in memory."""
+    world = answering()
+    client = world.client()
+    client.receive(GET)
+    timer = client.protocol.timer
+    assert timer.is_set
+    client.lose()
+    assert not timer.is_set and getattr(timer._callback, "__self__", None) is None
+
+
 # -- one request after the other -----------------------------------------------------------------------------------------------------------------
 
 

@@ -231,3 +231,23 @@ def test_a_hundred_thousand_timers_are_cheap(clock: Clock) -> None:
     assert len(wheel._slots) < 100
     walk(clock, 400)
     assert len(fired.times) == 100_000
+
+
+def test_a_closed_timer_lets_its_owner_go() -> None:
+    """The slot of a deadline an hour away does not keep a connection that is gone in memory."""
+
+    class Owner:
+        def fire(self) -> None:
+            raise AssertionError("a closed timer fired")
+
+    clock = Clock()
+    wheel = TimerWheel(clock)
+    owner = Owner()
+    gone = weakref.ref(owner)
+    timer = wheel.timer(owner.fire)
+    timer.set(3600.0)
+    timer.close()
+    del owner
+    assert gone() is None
+    clock.advance(4000.0)
+    wheel.stop()
