@@ -39,7 +39,7 @@ from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.header_ops import compile_ops
 from sidecar.routing.normalize import normalize_path
-from sidecar.routing.rewrite import compile_rewrite, redirect_headers
+from sidecar.routing.rewrite import compile_redirect, compile_rewrite
 from sidecar.routing.table import RouteEntry, Table, compile_table
 from sidecar.routing.weights import compile_weights
 from sidecar.security import DownstreamSide, UpstreamSide
@@ -271,18 +271,19 @@ class Sidecar:
         runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
-        runtime.soonest = min((each for each in (runtime.timeout, runtime.idle_timeout) if each), default=0.0)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
         runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))
         if route.cluster is not None:
             runtime.connector = self.connectors.get(route.cluster)
+            runtime.cluster_name = route.cluster
         elif route.weighted_clusters:
             connectors = [self.connectors[each.cluster] for each in route.weighted_clusters]
             pick = compile_weights([each.weight for each in route.weighted_clusters])
             runtime.pick_connector = lambda random: connectors[pick(random)]
         else:
             runtime.answer = _answer(route)
+        runtime.settle()
         return runtime
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
@@ -311,7 +312,7 @@ class Sidecar:
         if pair is None:
             account = Account(ref.kind, ref.name, ref.fail_open)
             self.accounts.append(account)
-            context = PluginContext(ref.name, self.reactor, self.config.node, self.registry, self._http_connector)
+            context = PluginContext(ref.name, self.reactor, self.config.node, self.registry, self._http_connector, frozenset(each.name for each in self.config.clusters))
             target: Any = self.finder.load(ref.kind, ref.name)
             config = ref.config if ref.config is not None else target.Config()
             try:
@@ -411,7 +412,8 @@ def _answer(route: model.Route) -> Callable[[RequestHead], tuple[Any, bytes]]:
     """The compiled redirect or direct response."""
     redirect = route.redirect
     if redirect is not None:
-        return lambda head: replies.text_reply(redirect.status, b"text/plain", b"", head, redirect_headers(redirect, route.match, head))
+        location = compile_redirect(redirect, route.match)
+        return lambda head: replies.text_reply(redirect.status, b"text/plain", b"", head, Headers.of([(b"Location", location(head))]))
     direct = route.direct_response
     assert direct is not None
     body = direct.body.encode()

@@ -26,13 +26,15 @@ ANSWER_BYTES = 1024 * 1024
 class PluginContext:
     """See `IPluginContext`. `connector_of(cluster)` gives the cluster's connector, or raises `ValueError`."""
 
-    def __init__(self, name: str, clock: Any, node: Node, registry: Registry, connector_of: Callable[[str], Any]) -> None:
+    def __init__(self, name: str, clock: Any, node: Node, registry: Registry, connector_of: Callable[[str], Any], clusters: frozenset[str] | None = None) -> None:
         self.name = name
         self.clock = clock
         self.node = node
         self.log = Logger(namespace=f"sidecar.plugin.{name}")
         self._registry = registry
         self._connector_of = connector_of
+        # The clusters of the configuration; None: not known (tests).
+        self._clusters = clusters
 
     def counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> PluginCounter:
         """See `IPluginContext.counter`."""
@@ -41,6 +43,8 @@ class PluginContext:
 
     def http_client(self, cluster: str) -> HTTPClient:
         """See `IPluginContext.http_client`. The cluster's connector is looked up at the first request, so that plugins may ask when they are made."""
+        if self._clusters is not None and cluster not in self._clusters:
+            raise ValueError(f"there is no cluster {cluster!r}; there {'are ' + ', '.join(sorted(self._clusters)) if self._clusters else 'is none'}")
         return HTTPClient(cluster, self._connector_of, self.clock)
 
 

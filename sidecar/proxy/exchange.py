@@ -182,7 +182,12 @@ class Exchange(RequestWay, ResponseWay):
         http.observe(self, duration)
         chain = self.chain
         if http.wants_record or chain.done:
-            record = make_record(self, duration)
+            try:
+                record = make_record(self, duration)
+            except Exception:
+                # A plugin assigned what is no principal or trace. The exchange ends all the same.
+                http.log.failure("the record of an exchange could not be made")
+                return
             for log in http.access_logs:
                 self.call(log, record)
             for step in chain.done:

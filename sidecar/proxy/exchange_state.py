@@ -55,6 +55,7 @@ class ExchangeState:
         "is_tunnel",
         "notes",
         "number",
+        "path",
         "principal",
         "request",
         "request_bytes",
@@ -86,6 +87,8 @@ class ExchangeState:
         self.principal: Any = None
         self.route: RouteRuntime | None = None
         self.route_name = self.cluster_name = ""
+        # The path as routed, for records: a rewrite changes the request's own.
+        self.path = request.path
         self.chain: Chain = EMPTY_CHAIN
         self.endpoint: Any = None
         self.endpoint_text = ""

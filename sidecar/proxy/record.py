@@ -31,7 +31,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         exchange.caller.peer_text,
         request.method.decode("latin-1"),
         request.authority.decode("latin-1"),
-        request.path.decode("latin-1"),
+        exchange.path.decode("latin-1"),
         _PROTOCOLS[request.version],
         exchange.status,
         "" if error is None else error.flag,

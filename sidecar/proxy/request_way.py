@@ -35,7 +35,7 @@ class RequestWay(PluginCalls):
         if path is None:
             self.fail(DownstreamError("the path cannot be normalized: it climbs above the root or holds an encoded NUL"))
             return
-        request.path = path
+        request.path = self.path = path
         if (request.upgrade is not None or request.method == b"CONNECT") and not self._allow_upgrade(request):
             return
         if not self._find_route():
@@ -98,6 +98,8 @@ class RequestWay(PluginCalls):
         route: RouteRuntime = entry.compiled
         self.route = route
         self.route_name = route.name
+        # Weighted clusters are chosen when the request goes up; descriptors and records know the fixed one from here.
+        self.cluster_name = route.cluster_name
         self.chain = route.chain
         return True
 
@@ -161,13 +163,22 @@ class RequestWay(PluginCalls):
         route = self.route
         assert route is not None
         request = self.request
-        if route.answer is not None:
-            self._local_reply(*route.answer(request))
-            return
-        if route.rewrite is not None:
-            route.rewrite(request)
-        if route.edit_request is not None:
-            route.edit_request(request.headers)
+        if route.edits or route.answer is not None:
+            try:
+                if route.answer is not None:
+                    head, body = route.answer(request)
+                    if route.edit_response is not None:
+                        route.edit_response(head.headers)
+                    self._local_reply(head, body)
+                    return
+                if route.rewrite is not None:
+                    route.rewrite(request)
+                if route.edit_request is not None:
+                    route.edit_request(request.headers)
+            except SidecarError as error:
+                # What a rewrite or redirect would make of this path is no path any more.
+                self.fail(error)
+                return
         chain = self.chain
         if (chain.request_body or chain.request_trailers) and not request.end_stream:
             self._begin_request_flow(chain, request)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
+from sidecar.errors import DownstreamError
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IExchange, IStreamOwner
+from sidecar.message import RequestHead
 from sidecar.proxy.http import CERTIFICATE_NAMES, new_request_id
 from sidecar.proxy.replies import text_reply
 from tests.memory import CHUNKED, GET, OK, POST, World, body_of
@@ -175,3 +177,32 @@ def test_record_says_what_happened() -> None:
     assert (record.route, record.cluster, record.endpoint, record.attempts) == ("default", "app", "127.0.0.1:8080", 1)
     assert record.duration_ms == pytest.approx(500) and record.upstream_ms == pytest.approx(250)
     assert (record.peer_identity, record.flags, record.code) == ("spiffe://a/b", "", "")
+
+
+def test_a_rewrite_that_spoils_the_path_is_answered() -> None:
+    """What a rewrite would make of this request is no path: the client hears so, nothing goes up."""
+    world = World()
+
+    def spoil(head: RequestHead) -> None:
+        raise DownstreamError("the path is no longer in normal form after the route's rewrite")
+
+    world.route.rewrite = spoil
+    world.route.settle()
+    client, app = world.send(GET)
+    assert client.take().startswith(b"HTTP/1.1 400 ") and app is None
+    world.ended_once(400)
+
+
+def test_records_show_the_path_as_routed() -> None:
+    """A rewrite changes what the application gets, not what the record says of the client."""
+    world = World()
+
+    def rewrite(head: RequestHead) -> None:
+        head.path = b"/inside"
+
+    world.route.rewrite = rewrite
+    world.route.settle()
+    _, app = world.send(b"GET /outside HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert app.take().startswith(b"GET /inside ")
+    app.receive(OK)
+    assert world.records[0].path == "/outside"
