@@ -283,7 +283,6 @@ class Sidecar:
             runtime.pick_connector = lambda random: connectors[pick(random)]
         else:
             runtime.answer = _answer(route)
-        runtime.settle()
         return runtime
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
@@ -312,7 +311,9 @@ class Sidecar:
         if pair is None:
             account = Account(ref.kind, ref.name, ref.fail_open)
             self.accounts.append(account)
-            context = PluginContext(ref.name, self.reactor, self.config.node, self.registry, self._http_connector, frozenset(each.name for each in self.config.clusters))
+            context = PluginContext(
+                ref.name, self.reactor, self.config.node, self.registry, self._http_connector, frozenset(each.name for each in self.config.clusters)
+            )
             target: Any = self.finder.load(ref.kind, ref.name)
             config = ref.config if ref.config is not None else target.Config()
             try:

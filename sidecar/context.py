@@ -26,7 +26,9 @@ ANSWER_BYTES = 1024 * 1024
 class PluginContext:
     """See `IPluginContext`. `connector_of(cluster)` gives the cluster's connector, or raises `ValueError`."""
 
-    def __init__(self, name: str, clock: Any, node: Node, registry: Registry, connector_of: Callable[[str], Any], clusters: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, name: str, clock: Any, node: Node, registry: Registry, connector_of: Callable[[str], Any], clusters: frozenset[str] | None = None
+    ) -> None:
         self.name = name
         self.clock = clock
         self.node = node

@@ -284,7 +284,6 @@ class World:
         route.idle_timeout = 300.0
         route.timeout = 15.0
         route.timeout_ends_with_head = True
-        route.settle()
         return route
 
     def _connect(self, address: Address, protocol: Any, tls: Any) -> Attempt:

@@ -186,7 +186,8 @@ class ExchangeState:
             return
         if route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
             self._deadline = self._last_moved + route.timeout
-            self.downstream.timer.set(self._last_moved + route.soonest)
+            idle = route.idle_timeout
+            self.downstream.timer.set(self._last_moved + (idle if 0.0 < idle < route.timeout else route.timeout))
         else:
             self._set_timer(route.idle_timeout)
 

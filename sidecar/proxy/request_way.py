@@ -163,7 +163,7 @@ class RequestWay(PluginCalls):
         route = self.route
         assert route is not None
         request = self.request
-        if route.edits or route.answer is not None:
+        if route.answer is not None or route.rewrite is not None or route.edit_request is not None:
             try:
                 if route.answer is not None:
                     head, body = route.answer(request)

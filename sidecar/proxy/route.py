@@ -26,12 +26,10 @@ class RouteRuntime:
         "connector",
         "edit_request",
         "edit_response",
-        "edits",
         "idle_timeout",
         "name",
         "pick_connector",
         "rewrite",
-        "soonest",
         "timeout",
         "timeout_ends_with_head",
     )
@@ -42,8 +40,6 @@ class RouteRuntime:
         self.connector: Any = None
         # "" with weighted clusters and answers of our own.
         self.cluster_name = ""
-        # Is there anything to change of a request on its way up?
-        self.edits = False
         self.pick_connector: Callable[[float], Any] | None = None
         self.answer: Callable[[RequestHead], tuple[Any, bytes]] | None = None
         self.rewrite: Callable[[RequestHead], None] | None = None
@@ -53,13 +49,6 @@ class RouteRuntime:
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False
         self.idle_timeout = 0.0
-        # The nearer of the two, as far as they are not off.
-        self.soonest = 0.0
-
-    def settle(self) -> None:
-        """Everything is assigned: work out what follows from it. To be called once, before the first request."""
-        self.soonest = min((each for each in (self.timeout, self.idle_timeout) if each), default=0.0)
-        self.edits = self.rewrite is not None or self.edit_request is not None
 
     def choose_connector(self) -> Any:
         """The cluster for one exchange: fixed, or by weight."""

@@ -187,7 +187,6 @@ def test_a_rewrite_that_spoils_the_path_is_answered() -> None:
         raise DownstreamError("the path is no longer in normal form after the route's rewrite")
 
     world.route.rewrite = spoil
-    world.route.settle()
     client, app = world.send(GET)
     assert client.take().startswith(b"HTTP/1.1 400 ") and app is None
     world.ended_once(400)
@@ -201,7 +200,6 @@ def test_records_show_the_path_as_routed() -> None:
         head.path = b"/inside"
 
     world.route.rewrite = rewrite
-    world.route.settle()
     _, app = world.send(b"GET /outside HTTP/1.1\r\nHost: a\r\n\r\n")
     assert app.take().startswith(b"GET /inside ")
     app.receive(OK)
