@@ -1,3 +1,5 @@
+"""What the tests of the examples share."""
+
 from __future__ import annotations
 
 import tempfile
