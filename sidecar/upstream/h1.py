@@ -199,6 +199,7 @@ class H1ClientConnection:
         is_cut = reason is not None and self._request_done and reason.check(ConnectionDone) is None
         if events and reason is not None and (is_cut or isinstance(events[-1], SidecarError)):
             error = self.pool.explain(self, reason)
+            self.pool.report(error)
             if error is not None:
                 events[-1] = error
         self._deliver(events, owner)

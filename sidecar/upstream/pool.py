@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from sidecar.address import Address
-from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamOverflow
+from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
 from sidecar.message import RequestHead
@@ -181,6 +181,7 @@ class Connector:
         self.connections -= 1
         pool.failures += 1
         self.counters["connect_failures"] += 1
+        self.report(error)
         owner = self._next_owner(pool)
         if owner is not None:
             owner.upstream_unavailable(error or ConnectFailed(f"{self.describe(pool)} closed the connection at once"), pool)
@@ -226,9 +227,12 @@ class Connector:
         error = None
         if self._security is not None:
             error = self._security.explain(connection.transport, reason, connection.endpoint.address)
-        if error is not None:
-            _log.warn("{cluster}: {error}", cluster=self.name, error=error.sentence)
         return error or UpstreamClosed(f"{self.describe(connection.endpoint)} closed the connection before its answer was complete")
+
+    def report(self, error: UpstreamError | None) -> None:
+        """A failed handshake is in the log, too: who has to mend it reads no answers."""
+        if isinstance(error, UpstreamHandshakeFailed):
+            _log.warn("{cluster}: {error}", cluster=self.name, error=error.sentence)
 
     def describe(self, endpoint: EndpointPool) -> str:
         """The endpoint for a person: "payments at 10.0.0.5:8080"."""
@@ -447,6 +451,7 @@ class RawConnection:
             self._done = True
             self._pool.failures += 1
             self._connector.counters["connect_failures"] += 1
+            self._connector.report(error)
             self._side.unavailable(error)
 
     def connectionLost(self, reason: Any) -> None:

@@ -90,7 +90,7 @@ def test_an_upgrade_that_is_not_allowed(plain: Plain) -> None:
     """It is left out of the request, which goes on without it (RFC 9110 section 7.8); CONNECT, which cannot, is refused."""
     got = exchange(plain.place, b"GET /facts HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: strange\r\n\r\n")
     assert got.startswith(b"HTTP/1.1 200 ") and b"strange" not in got and b"pgrade" not in got
-    got = exchange(plain.sidecar.places["unix"], b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n")
+    got = exchange(plain.sidecar.places["unix"], b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n")
     assert got.startswith(b"HTTP/1.1 403 ") and b'"code":"upgrade-refused"' in got
 
 
