@@ -59,8 +59,8 @@ class Options(usage.Options):
         except (SidecarError, OSError) as error:
             print(f"sidecar: not started: {error}", file=sys.stderr)
             raise SystemExit(1) from None
-        for problem in finder.problems():
-            print(f"sidecar: warning: {problem}", file=sys.stderr)
+        for warning in finder.problems():
+            print(f"sidecar: warning: {warning}", file=sys.stderr)
         self["finder"] = finder
 
 

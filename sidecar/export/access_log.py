@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ class JSONLines:
     class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`path`: a file, or "-" for standard output. `fields`: which fields of the record, in this order; all when empty. `time` is always there, first."""
 
-        path: str = STDOUT
+        path: Path = Path(STDOUT)
         fields: tuple[str, ...] = ()
 
         def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class JSONLines:
                 raise ValueError(f"the access record has no field {unknown[0]!r}; there are {', '.join(_FIELDS)}")
 
     def __init__(self, config: Config, context: Any) -> None:
-        self.writer = LineWriter(config.path, context)
+        self.writer = LineWriter(str(config.path), context)
         self._write = self.writer.write
         self._encode = msgspec.json.Encoder().encode
         # The line's beginning, up to the second: made once for each second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,10 +19,10 @@ class JSONSpans:
     class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`path`: a file, or "-" for standard output."""
 
-        path: str = STDOUT
+        path: Path = Path(STDOUT)
 
     def __init__(self, config: Config, context: Any) -> None:
-        self.writer = LineWriter(config.path, context)
+        self.writer = LineWriter(str(config.path), context)
         self._encode = msgspec.json.Encoder().encode
         node = context.node
         resource = {"service.name": node.service, "service.namespace": node.namespace}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -33,19 +34,19 @@ class PEMFiles:
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Paths. `certificate` (the chain, leaf first) and `key` come together, or neither for a source of trust alone; `trust` holds the authorities."""
 
-        certificate: str | None = None
-        key: str | None = None
-        trust: str | None = None
+        certificate: Path | None = None
+        key: Path | None = None
+        trust: Path | None = None
 
     def __init__(self, config: Config, context: Any) -> None:
         if (config.certificate is None) != (config.key is None):
             raise ValueError("`certificate` and `key` come together")
         if config.certificate is None and config.trust is None:
             raise ValueError("give `certificate` and `key`, or `trust`, or all three")
-        self._config = config
+        self._files = tuple(None if path is None else str(path) for path in (config.certificate, config.key, config.trust))
         self._clock = context.clock
         self._log = context.log
-        self._paths = tuple(path for path in (config.certificate, config.key, config.trust) if path is not None)
+        self._paths = tuple(path for path in self._files if path is not None)
         self._seen: tuple[_State, ...] = ()
         self._warned: _State = None
         self._poll: LoopingCall | None = None
@@ -54,9 +55,9 @@ class PEMFiles:
     def load(self) -> Material:
         """See `ICertificateSource`. Reads the files, at most `MAX_FILE_BYTES` of each; the clock is the context's."""
         self._seen = self._states()  # taken before reading: what changes while we read is seen at the next poll
-        chain, key, trust = (b"" if path is None else _read(path) for path in (self._config.certificate, self._config.key, self._config.trust))
-        if self._config.key is not None:
-            self._warn_if_open(self._config.key)
+        chain, key, trust = (b"" if path is None else _read(path) for path in self._files)
+        if self._files[1] is not None:
+            self._warn_if_open(self._files[1])
         return Material.parse(chain, key, trust, self._clock.seconds())
 
     def watch(self, changed: Any) -> None:
