@@ -41,6 +41,10 @@ POOL_CONNECTIONS = 1024  # per cluster; Envoy: circuit_breakers.max_connections
 POOL_IDLE = 128  # idle connections kept per endpoint
 POOL_PENDING = 1024  # Envoy: max_pending_requests
 ACCEPT_BACKLOG = 1024
+H2_STREAMS = 250  # per connection; RFC 9113 section 6.5.2 wants no fewer than 100, and each may hold a window of memory
+H2_STREAM_WINDOW_BYTES = 128 * 1024  # at first; it grows while a stream moves much
+H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what one connection may make us hold
+H2_KEEPALIVE_TIMEOUT_SECONDS = 20.0  # for the answer to a PING, gRPC's default
 
 
 class PluginRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -187,14 +191,26 @@ class DownstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """TLS towards clients. `certificate` and `trust` name entries of `certificates`; `trust` defaults to the certificate's own bundle.
 
     `client_certificate`: require (mutual TLS), optional, none. `trust_domains`: which SPIFFE trust domains may connect (empty: that of our own identity).
+    `alpn`: protocols offered, ours first (empty: what the chain speaks).
     """
 
     certificate: Name
     trust: str | None = None
     client_certificate: Literal["require", "optional", "none"] = "require"
     trust_domains: tuple[str, ...] = ()
-    alpn: tuple[str, ...] = ("http/1.1",)
+    alpn: tuple[str, ...] = ()
     minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class HTTP2Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One HTTP/2 connection. `max_concurrent_streams`: what a client may have open at a time, or how many of a server's we use. `stream_window`, `connection_window`: what the peer may
+    send before it was delivered, at first. `keepalive_interval`: a PING when nothing came for this long (0: none), and `keepalive_timeout`: how long its answer may take."""
+
+    max_concurrent_streams: Annotated[int, Meta(ge=1, le=2**31 - 1)] = H2_STREAMS
+    stream_window: Annotated[int, Meta(ge=65535, le=2**31 - 1, extra={"syntax": "size"})] = H2_STREAM_WINDOW_BYTES
+    connection_window: Annotated[int, Meta(ge=65535, le=2**31 - 1, extra={"syntax": "size"})] = H2_CONNECTION_WINDOW_BYTES
+    keepalive_interval: Duration = 0.0
+    keepalive_timeout: Duration = H2_KEEPALIVE_TIMEOUT_SECONDS
 
 
 class ChainMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -231,7 +247,7 @@ class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Terminal network filter that speaks HTTP (Envoy: HttpConnectionManager).
 
-    `routes`: the name of a route table, or one inline. `http_filters`: plugins of the kinds authenticator, authorizer, rate-limiter and filter, run in this order (responses in
+    `routes`: the name of a route table, or one inline. `codec`: "auto" speaks HTTP/2 with who asks for it, by ALPN or by HTTP/2's first bytes. `http_filters`: plugins of the kinds authenticator, authorizer, rate-limiter and filter, run in this order (responses in
     reverse). `upgrades`: protocols that may become tunnels ("websocket", and "connect" for the method CONNECT). `forwarded_client_cert`: what happens to
     x-forwarded-client-cert: "set" drops what the client sent and writes the verified peer, "drop" only drops it, "keep" passes it on (towards a trusted hop only).
     `forwarded_for`: append the peer's address to x-forwarded-for. `request_id`: give a request without x-request-id one. `half_close`: what a client that ends its sending side before
@@ -240,6 +256,8 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     routes: str | RouteTable
+    codec: Literal["auto", "h1", "h2"] = "auto"
+    http2: HTTP2Options = HTTP2Options()
     http_filters: tuple[PluginRef, ...] = ()
     upgrades: tuple[str, ...] = ("websocket",)
     forwarded_client_cert: Literal["set", "drop", "keep"] = "set"
@@ -289,7 +307,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class UpstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TLS towards endpoints. With `identities` (SPIFFE IDs) or neither of the two, the peer is a workload: its SPIFFE ID must be one of them, or any of `trust_domains`, by default
-    ours. With `hostname` the peer is an ordinary TLS server, checked by name (RFC 9525). `certificate`: ours, for mutual TLS."""
+    ours. With `hostname` the peer is an ordinary TLS server, checked by name (RFC 9525). `certificate`: ours, for mutual TLS. `alpn`: protocols offered (empty: what the cluster's `protocol` says)."""
 
     certificate: str | None = None
     trust: str | None = None
@@ -297,7 +315,7 @@ class UpstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     trust_domains: tuple[str, ...] = ()
     hostname: str | None = None
     server_name: str | None = None
-    alpn: tuple[str, ...] = ("http/1.1",)
+    alpn: tuple[str, ...] = ()
     minimum_version: Literal["1.2", "1.3"] = "1.2"
 
 
@@ -319,7 +337,7 @@ class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named group of like endpoints."""
+    """A named group of like endpoints. `protocol`: "h1", "h2" (in cleartext with prior knowledge), or "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext."""
 
     name: Name
     type: Literal["static"] = "static"
@@ -328,6 +346,8 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connect_timeout: Duration = CONNECT_TIMEOUT_SECONDS
     bind_address: str | None = None
     tls: UpstreamTLS | None = None
+    protocol: Literal["h1", "h2", "auto"] = "h1"
+    http2: HTTP2Options = HTTP2Options()
     pool: PoolLimits = PoolLimits()
     head_bytes: Size = HEAD_BYTES
     head_fields: Count = HEAD_FIELDS

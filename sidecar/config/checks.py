@@ -62,7 +62,7 @@ PLACES: dict[tuple[str, str], tuple[str, ...]] = {
 # Fields that say where a message ends or belong to one connection: the codec writes them, and an edit would let two readers see two messages.
 FRAMING_FIELDS = {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
-HTTP_ALPN = ("http/1.1", "http/1.0")  # what the HTTP codec speaks; to offer more would let a client choose what cannot be served
+HTTP_ALPN = ("h2", "http/1.1", "http/1.0")  # what the HTTP codec speaks; to offer more would let a client choose what cannot be served
 MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
 
 TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")

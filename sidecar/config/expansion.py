@@ -258,7 +258,9 @@ class Expansion:
     def _app_cluster(self, near: MappingNode) -> MappingNode:
         app = self._given(near, "app")
         endpoints = app if isinstance(app, SequenceNode) else self._sequence(near, [app] if app is not None else [])
-        return self._mapping(near, name=self._text(near, APP_CLUSTER), endpoints=endpoints, pool=self._given(near, "pool"))
+        return self._mapping(
+            near, name=self._text(near, APP_CLUSTER), endpoints=endpoints, protocol=self._given(near, "protocol"), pool=self._given(near, "pool")
+        )
 
     # -- out ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -293,6 +295,8 @@ class Expansion:
             name=self._named(name),
             endpoints=self._given(service, "endpoints") or self._sequence(service, []),
             tls=self._upstream_tls(name, service) if self._is_mtls(service) else None,
+            # The other side is a sidecar as a rule, and one connection carries many requests then.
+            protocol=self._given(service, "protocol") or (self._text(service, "auto") if self._is_mtls(service) else None),
             balancer=balancer,
             connect_timeout=self._given(service, "connect_timeout"),
             pool=self._given(service, "pool"),

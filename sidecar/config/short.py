@@ -32,10 +32,12 @@ class Identity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Inbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What comes in for the application. `app`: its address or addresses. `mtls`: strict (a verified peer or nothing), permissive (both, told apart by the
-    first bytes) or disabled. `timeout`: of a whole exchange; `idle_timeout`: of a silent one."""
+    first bytes) or disabled. `timeout`: of a whole exchange; `idle_timeout`: of a silent one. `protocol`: what
+    the application speaks."""
 
     listen: Address
     app: Address | tuple[Address, ...]
+    protocol: Literal["h1", "h2"] | None = None
     mtls: Mode = "strict"
     timeout: Duration | None = None
     idle_timeout: Duration | None = None
@@ -45,10 +47,12 @@ class Inbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service that the application calls. `identity`: the SPIFFE IDs its endpoints may have, by default the one that its name gives in our namespace.
-    `hosts`: the names that the application calls it by. `balancer`: the name of a balancer, or one with its configuration."""
+    `hosts`: the names that the application calls it by. `balancer`: the name of a balancer, or one with its configuration.
+    `protocol`: as a cluster's; with mtls "auto" by default."""
 
     endpoints: tuple[Endpoint, ...]
     mtls: bool = True
+    protocol: Literal["h1", "h2", "auto"] | None = None
     identity: str | tuple[str, ...] | None = None
     hosts: tuple[str, ...] | None = None
     timeout: Duration | None = None

@@ -55,7 +55,7 @@ def test_the_servers_first_choice_of_what_is_offered_is_taken(mesh: Any, ours: t
 
 def test_an_offer_with_nothing_in_common_is_refused(mesh: Any) -> None:
     """An HTTP/2 client does not get to talk to an HTTP/1.1 listener."""
-    pair = mesh.pair(mesh.client(alpn=("h2", "grpc")), mesh.server()).shake()
+    pair = mesh.pair(mesh.client(alpn=("h2", "grpc")), mesh.server(alpn=("http/1.1",))).shake()
     assert isinstance(pair.server_error, NoCommonProtocol) and isinstance(pair.server_error, HandshakeFailed)
     assert pair.server_words(pair.server_error) == (
         "payments (spiffe://example.org/ns/shop/sa/payments) refused the client at 10.0.0.7:41234: "
