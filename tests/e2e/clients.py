@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -37,10 +38,8 @@ def read_all(sock: socket.socket) -> bytes:
 def exchange(place: Place, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
     """Send octets; what comes back until the other side closes."""
     with connect(place, context) as sock:
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         return read_all(sock)
 
 

@@ -1,4 +1,4 @@
-"""Octets that are no HTTP, at the socket: the client's mistakes get 4xx and a closed connection, the application's get 502; neither goes on to the other side."""
+"""Octets that are no HTTP, at the socket: the client's mistakes get 4xx and a closed connection, the application's get 502; neither reaches the other side."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def test_certificates_are_replaced_without_a_restart(start: Start, app: Applicat
     (identity / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\nbroken\n-----END CERTIFICATE-----\n")
     assert until(lambda: sidecar.metric('sidecar_certificate_refusals_total{certificate="workload"}') > 0, 20)
     assert serial(place, context) == second and old.ask("/").status == 200 and ask(place, "/", context=context).status == 200
-    refused = [each for each in sidecar.json("/certs") if each["name"] == "workload"][0]
+    refused = next(each for each in sidecar.json("/certs") if each["name"] == "workload")
     assert "not PEM" in refused["refusal"]
     certificates.issue("payments", "rotating")
     assert until(lambda: serial(place, context) not in (first, second), 20)
