@@ -20,12 +20,15 @@ from sidecar.admin.pages import make_pages
 from sidecar.admin.server import AdminServer
 from sidecar.context import PluginContext
 from sidecar.downstream.chain_match import Candidate
+from sidecar.downstream.first_bytes import FirstBytes
 from sidecar.downstream.h1 import H1ServerConnection
+from sidecar.downstream.h2 import H2ServerConnection
 from sidecar.downstream.listener import ChainRuntime, ListenerRuntime
 from sidecar.downstream.tcp import TCPServerConnection
 from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.facts import ConnectionFacts
 from sidecar.headers import Headers
+from sidecar.http2 import H2Side, downstream_tls, register_h2_metrics
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.message import RequestHead
@@ -37,6 +40,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
+from sidecar.routing.hash_policy import compile_hash_policies
 from sidecar.routing.header_ops import compile_ops
 from sidecar.routing.normalize import normalize_path
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
@@ -72,10 +76,12 @@ class Sidecar:
         self.connectors: dict[str, Connector] = {}
         self.listeners: list[ListenerRuntime] = []
         self.https: list[HTTPRuntime] = []
+        self.h2_chains: list[tuple[str, H2Side]] = []
         self.admin: AdminServer | None = None
         self.state = "starting"
         self.started_at = reactor.seconds()
         register_runtime_metrics(self)
+        register_h2_metrics(self.registry.gauge_function, lambda: self.h2_chains, "downstream", "chain")
         self._plugins: dict[tuple[str, str, str], tuple[Any, Account]] = {}
         self._stats: dict[str, ExchangeStats] = {}
         self._started: list[Any] = []
@@ -199,7 +205,7 @@ class Sidecar:
         security = None
         if chain.tls is not None:
             try:
-                security = DownstreamSide(self.keyring.downstream_context(chain.tls, self.config.node))
+                security = DownstreamSide(self.keyring.downstream_context(downstream_tls(chain), self.config.node))
             except ValueError as error:
                 raise ConfigError([_problem(chain.origin, str(error))]) from None
         if chain.http is not None:
@@ -235,7 +241,9 @@ class Sidecar:
             http.exporters = tuple(Step(plugin.export, each, 0) for plugin, each in (self._plugin(ref, name) for ref in settings.tracing.exporters))
         http.wants_record = bool(http.access_logs or http.exporters)
         http.observe = self._listener_stats(listener).observe
-        return partial(self._serve_http, http, settings)
+        h2 = H2Side(settings.http2, settings.limits.head_bytes, settings.limits.head_fields)
+        self.h2_chains.append((name, h2))
+        return partial(self._serve_http, http, settings, h2)
 
     def _listener_stats(self, listener: model.Listener) -> ExchangeStats:
         """One set of numbers for each listener, however many filter chains it has."""
@@ -244,15 +252,29 @@ class Sidecar:
             stats = self._stats[listener.name] = ExchangeStats(self.registry, self.config.node, listener.direction, listener.name)
         return stats
 
-    def _serve_http(self, http: HTTPRuntime, settings: HTTPManager, facts: ConnectionFacts, closed: Callable[[Any], None]) -> H1ServerConnection:
-        """The protocol of one connection."""
+    def _serve_http(self, http: HTTPRuntime, settings: HTTPManager, h2: H2Side, facts: ConnectionFacts, closed: Callable[[Any], None]) -> Any:
+        """The protocol of one connection: by ALPN, by what was sniffed, else by its first bytes."""
         caller = http.caller(facts)
         begin = partial(Exchange, http, caller)
+        scheme = b"http" if facts.tls is None else b"https"
 
         def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
             return refuse_unread(http, caller, connection, error, now)
 
-        return H1ServerConnection(http, settings.limits, begin, refuse, closed, b"http" if facts.tls is None else b"https", settings.half_close == "answer")
+        def make_h1(closed: Callable[[Any], None]) -> H1ServerConnection:
+            return H1ServerConnection(http, settings.limits, begin, refuse, closed, scheme, settings.half_close == "answer")
+
+        def make_h2(closed: Callable[[Any], None]) -> H2ServerConnection:
+            connection = H2ServerConnection(http, settings.limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
+            h2.count(connection)
+            return connection
+
+        codec = settings.codec
+        if codec == "h2" or (codec == "auto" and facts.tls is not None and facts.tls.alpn == "h2"):
+            return make_h2(closed)
+        if codec == "h1" or facts.tls is not None:
+            return make_h1(closed)
+        return FirstBytes(make_h1, make_h2, closed)
 
     def _routes(self, settings: HTTPManager, name: str) -> Table:
         """A compiled table of its own for each listener: routes carry that listener's filters."""
@@ -271,6 +293,7 @@ class Sidecar:
         runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
+        runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
         runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))

@@ -14,7 +14,7 @@ from sidecar.identity.terms import NoCommonProtocol
 
 def test_mutual_tls_gives_both_sides_the_others_identity(mesh: Any) -> None:
     """TLS 1.3, AES-128-GCM, ALPN, and the facts of both ends."""
-    client, server = mesh.client(), mesh.server()
+    client, server = mesh.client(alpn=("http/1.1",)), mesh.server(alpn=("http/1.1",))
     pair = mesh.both(mesh.pair(client, server))
     theirs, ours = server.check(pair.server, "10.0.0.7:41234"), client.check(pair.client, "10.0.0.5:15006", "payments")
     assert (theirs.peer_identity, theirs.own_identity) == ("spiffe://example.org/ns/shop/sa/orders", "spiffe://example.org/ns/shop/sa/payments")

@@ -70,6 +70,11 @@ class H2Connection(ReceivingHalf):
         side = "client" if self.is_client else "server"
         return f"<H2Connection {side} {len(self._streams)} streams, may send {self._send_window}{' failed' if self.failed else ''}>"
 
+    @property
+    def is_mid_head(self) -> bool:
+        """Is a frame, a head or the preface begun and not complete?"""
+        return bool(self._held or self._block_stream or self._preface)
+
     def start(self) -> None:
         """The connection preface is in the batch (section 3.4), with the credit for the connection."""
         limits = self.limits

@@ -1,0 +1,628 @@
+"""HTTP/2 towards clients: one connection, many exchanges at once (RFC 9113).
+
+Each request gets a stream object, the `IDownstreamStream` of its exchange; used ones serve later requests. Bytes that were read are delivered as one batch, and
+what the batch produced is written in one go. While several exchanges run, what one of them flushes waits for the end of the reactor's turn, so that answers that
+arrive together leave together.
+
+Credit follows delivery: the octets of a request's body are credited when the exchange took them and did not ask to pause; what comes while it pauses waits here,
+bounded by the stream's window. Towards the client a stream that the peer's windows hold up tells its own exchange, and a transport that is full tells all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from os import urandom
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from zope.interface import implementer
+
+from sidecar.codec import websocket
+from sidecar.codec.h2.connection import H2Connection
+from sidecar.codec.h2.events import ConnectionFailed, HeadRefused, PingAcked, StreamReset, WindowOpened
+from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID, NO_ERROR
+from sidecar.codec.h2.limits import H2Limits
+from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused, UpstreamProtocolError
+from sidecar.headers import Headers
+from sidecar.interfaces import IDownstreamStream
+from sidecar.message import END, End, RequestHead, ResponseHead
+
+# A client that takes nothing of what waits for it for this long is gone for us, as over HTTP/1.1.
+STALL_SECONDS = 60.0
+# How often a busy connection is looked at: for stalled streams, unanswered PINGs and frames that never end. Fine enough for limits of a minute.
+LOOK_SECONDS = 15.0
+# While draining: how long the answer to the PING behind the first GOAWAY may take; requests on their way then are still served.
+DRAIN_ROUND_TRIP_SECONDS = 1.0
+# After GOAWAY for an error what the client still sends is thrown away for this long, or the reset would destroy the GOAWAY on its way.
+LINGER_SECONDS = 2.0
+# Stream objects kept for later requests: as many as a busy connection has at a time.
+FREE_STREAMS = 128
+
+_DRAIN_PING = b"draining"
+_ALIVE_PING = b"  alive?"
+
+OPEN, ANNOUNCED, LEAVING = range(3)  # nothing said; GOAWAY for no stream in particular; GOAWAY with the last one
+
+
+@implementer(IDownstreamStream)
+class H2ServerStream:
+    """One request of the connection. `id` 0: free."""
+
+    __slots__ = (
+        "_connection", "exchange", "held", "id", "inbox", "is_congested", "is_paused", "is_tunnel", "key", "request_done", "timer", "waits_for_tunnel",
+    )  # fmt: skip
+
+    def __init__(self, connection: H2ServerConnection) -> None:
+        self._connection = connection
+        self.timer = connection.runtime.wheel.timer(self._on_timer)
+        self.exchange: Any = None
+        self.inbox: list[bytes | End] = []
+        self.key = b""
+        self.begin(0, True)
+
+    def begin(self, stream_id: int, request_done: bool) -> None:
+        """A request begins."""
+        self.id = stream_id
+        self.request_done = request_done
+        self.held = 0  # octets with the exchange that are not credited yet
+        self.is_paused = self.is_congested = self.is_tunnel = self.waits_for_tunnel = False
+
+    def _on_timer(self) -> None:
+        # The timer of a stream that was used before may still be set: the exchange knows its own deadlines.
+        if self.exchange is not None:
+            self.exchange.timed_out()
+            self._connection.flush()
+
+    # -- what the exchange calls -----------------------------------------------------------------------------------------------------------------
+
+    def send_informational(self, head: ResponseHead) -> None:
+        """See `IDownstreamStream`."""
+        self._connection.h2.send_informational(self.id, head)
+
+    def send_head(self, head: ResponseHead) -> None:
+        """See `IDownstreamStream`."""
+        if self.waits_for_tunnel:
+            self._check_upgrade(head)
+        self._connection.h2.send_head(self.id, head, head.end_stream)
+
+    def _check_upgrade(self, head: ResponseHead) -> None:
+        """A 2xx to an extended CONNECT opens the tunnel, so no other answer may have one (RFC 8441, section 5)."""
+        if head.status == 101:
+            if self.key:
+                fields = head.headers.fields
+                accept = head.headers.get(websocket.ACCEPT)
+                if accept is not None and accept != websocket.accept_of(self.key):
+                    raise UpstreamProtocolError("the application's Sec-WebSocket-Accept does not fit the key (RFC 6455 section 4.1)")
+                head.headers.fields = [each for each in fields if each[0] != websocket.ACCEPT]
+        elif head.status < 300 and self.exchange is not None and self.exchange.request.method != b"CONNECT":
+            raise UpstreamProtocolError(f"the application answered a request to switch protocols with {head.status}")
+
+    def send_data(self, chunk: bytes) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        queued = connection.h2.send_data(self.id, chunk)
+        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.exchange is not None:
+            connection.hold(self)
+
+    def send_end(self, trailers: Headers | None) -> None:
+        """See `IDownstreamStream`."""
+        self._connection.h2.send_end(self.id, trailers)
+
+    def flush(self) -> None:
+        """See `IDownstreamStream`."""
+        self._connection.flush()
+
+    def open_tunnel(self) -> None:
+        """See `IDownstreamStream`."""
+        self.is_tunnel = True
+        self.request_done = False
+        if self.waits_for_tunnel:
+            self.waits_for_tunnel = False
+            self.deliver()
+
+    def reset(self, error: SidecarError) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        stream_id = self.id
+        connection.let_go(self)
+        connection.h2.reset(stream_id, error.h2_code)
+        connection.flush()
+
+    def release(self) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        stream_id = self.id
+        if not stream_id:
+            return
+        if self.is_tunnel:
+            connection.h2.send_end(stream_id, None)
+        is_done = self.request_done
+        connection.let_go(self)
+        if not is_done:
+            # RFC 9113, section 8.1: the answer is complete, and the rest of the request is not wanted.
+            connection.stop_request(stream_id)
+        connection.flush()
+
+    def pause_request(self) -> None:
+        """See `IDownstreamStream`."""
+        self.is_paused = True
+
+    def resume_request(self) -> None:
+        """See `IDownstreamStream`."""
+        self.is_paused = False
+        if not self.waits_for_tunnel and self.id:
+            self.deliver()
+
+    # -- what the connection calls ---------------------------------------------------------------------------------------------------------------
+
+    def receive(self, event: bytes | End) -> None:
+        """A part of the request arrived."""
+        if self.is_paused or self.waits_for_tunnel or self.inbox:
+            self.inbox.append(event)
+        elif event.__class__ is bytes:
+            self.held += len(event)
+            self.exchange.request_data(event)
+        else:
+            self.request_done = True
+            self.exchange.request_end(event.trailers)  # type: ignore[union-attr]
+
+    def deliver(self) -> None:
+        """What waited goes to the exchange as long as it takes it; then what it took is credited."""
+        inbox, stream_id = self.inbox, self.id
+        if inbox:
+            exchange = self.exchange
+            while inbox and not self.is_paused and self.id == stream_id and exchange is not None:
+                event = inbox.pop(0)
+                if event.__class__ is bytes:
+                    self.held += len(event)
+                    exchange.request_data(event)
+                else:
+                    self.request_done = True
+                    exchange.request_end(event.trailers)  # type: ignore[union-attr]
+            if self.id == stream_id and self.exchange is not None:
+                exchange.flush_request()
+        if self.id == stream_id and not self.is_paused and self.held:
+            self.credit()
+            self._connection.flush()
+
+    def credit(self) -> None:
+        """The exchange took it all."""
+        held, self.held = self.held, 0
+        self._connection.h2.consumed(self.id, held)
+
+    def __repr__(self) -> str:
+        return f"<H2ServerStream {self.id} exchange={self.exchange!r} held={self.held}>"
+
+
+@implementer(IProtocol, IPushProducer, IHalfCloseableProtocol)
+class H2ServerConnection:
+    """`runtime`, `limits`, `begin`, `refuse`, `closed` and `scheme`: as for `H1ServerConnection`; `begin` is called with a stream. `options`: `model.HTTP2Options`."""
+
+    __slots__ = (
+        "_begin", "_busy_at", "_closed", "_closing", "_delivering", "_drain_state", "_free", "_is_due", "_last_moved", "_lingering", "_mid_since", "_pinged_at", "_refuse", "_slow",
+        "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "limits", "options", "requests", "runtime", "scheme", "timer", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        runtime: Any,
+        limits: Any,
+        options: Any,
+        begin: Callable[[Any, RequestHead, float], Any],
+        refuse: Callable[[Any, SidecarError, float], tuple[ResponseHead, bytes]],
+        closed: Callable[[Any], None],
+        scheme: bytes,
+        codec_limits: H2Limits,
+    ) -> None:
+        self.runtime = runtime
+        self.limits = limits
+        self.options = options
+        self.scheme = scheme
+        self.transport: Any = None
+        self.timer = runtime.wheel.timer(self._look)
+        self.requests = 0
+        self.high = limits.watermark_bytes
+        self.h2 = H2Connection(False, codec_limits)
+        self.is_congested = False
+        self._begin = begin
+        self._refuse = refuse
+        self._closed = closed
+        self._streams: dict[int, H2ServerStream] = {}
+        self._free: list[H2ServerStream] = []
+        self._slow: set[H2ServerStream] = set()  # those whose exchange was told to hold
+        self._stopping: set[int] = set()  # answered, and to be reset when the answer has left
+        self._delivering = self._closing = self._is_due = self._lingering = False
+        self._drain_state = OPEN
+        self._last_moved = self._busy_at = 0.0  # when the client sent something; when it last had a request
+        self._mid_since: float | None = None
+        self._pinged_at: float | None = None
+        self._unsent = 0
+
+    # -- what the transport calls ----------------------------------------------------------------------------------------------------------------
+
+    def makeConnection(self, transport: Any) -> None:
+        """Ready to read; TLS, if any, is done."""
+        self.transport = transport
+        high = self.limits.watermark_bytes
+        transport.set_write_watermarks(high, high // 2)
+        transport.registerProducer(self, True)
+        self.h2.start()
+        self._last_moved = self._busy_at = now = self.runtime.seconds()
+        self.timer.set(now + self._next_look(now))
+        self._write()
+
+    def connectionMade(self) -> None:
+        """Part of IProtocol; `makeConnection` does it all."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets of frames."""
+        if self._lingering or self._closing:
+            return
+        self._last_moved = now = self.runtime.seconds()
+        self._delivering = True
+        touched: list[H2ServerStream] = []
+        streams = self._streams
+        for stream_id, event in self.h2.receive(data, now):
+            kind = event.__class__
+            if kind is RequestHead:
+                self._start(stream_id, event, now)
+            elif kind is bytes or kind is End:
+                stream = streams.get(stream_id)
+                if stream is not None:
+                    stream.receive(event)
+                    touched.append(stream)
+                elif kind is bytes:
+                    self.h2.consumed(stream_id, len(event))
+            else:
+                self._other(stream_id, event, kind)
+        for stream in touched:
+            exchange = stream.exchange
+            if exchange is not None:
+                exchange.flush_request()
+            if stream.held and not stream.is_paused and stream.id:
+                stream.credit()
+        self._delivering = False
+        if self.h2.wants_write or self._slow:
+            self._write()
+
+    def _start(self, stream_id: int, head: RequestHead, now: float) -> None:
+        """A request's head is here: it becomes an exchange."""
+        self.requests += 1
+        self._busy_at = now
+        free = self._free
+        stream = free.pop() if free else H2ServerStream(self)
+        stream.begin(stream_id, head.end_stream)
+        head.scheme = self.scheme
+        self._streams[stream_id] = stream
+        if head.upgrade is not None or head.method == b"CONNECT":
+            self._start_tunnel(stream, head, now)
+        else:
+            stream.exchange = exchange = self._begin(stream, head, now)
+            exchange.start()
+        limit = self.limits.requests_per_connection
+        if limit and self.requests >= limit and self._drain_state == OPEN:
+            self._announce()
+
+    def _start_tunnel(self, stream: H2ServerStream, head: RequestHead, now: float) -> None:
+        """What follows the head is for the tunnel, so it waits until there is one: the exchange sees a request without a body, as over HTTP/1.1."""
+        stream.waits_for_tunnel = True
+        stream.request_done = False
+        if head.end_stream:
+            stream.inbox.append(END)
+        head.end_stream = True
+        head.content_length = 0
+        stream.key = b""
+        if head.upgrade == websocket.NAME:
+            key = websocket.key_field(urandom(websocket.KEY_OCTETS))
+            stream.key = key[1]
+            head.headers.fields = [*(each for each in head.headers.fields if each[0] != websocket.KEY), key]
+        stream.exchange = exchange = self._begin(stream, head, now)
+        if head.upgrade is not None and head.upgrade not in self.runtime.upgrades:
+            # Over HTTP/1.1 it would be passed on as a plain request; here the answer to that would be taken for the tunnel.
+            exchange.fail(UpgradeRefused(f"upgrading to {head.upgrade[:40].decode('latin-1')} is not allowed by this listener"))
+        else:
+            exchange.start()
+
+    def _other(self, stream_id: int, event: Any, kind: type) -> None:
+        """What is rare."""
+        if kind is StreamReset:
+            self._stopping.discard(stream_id)
+            error: SidecarError
+            if event.by_peer:
+                error = DownstreamClosed(f"the client reset the stream (code {event.code})")
+            else:
+                error = DownstreamError(event.reason)
+            self._lose(stream_id, error)
+        elif kind is HeadRefused:
+            self._answer_unread(stream_id, event.error)
+        elif kind is WindowOpened:
+            pass  # the batch is written anyway
+        elif kind is PingAcked:
+            self._pinged_at = None
+            if event.payload == _DRAIN_PING and self._drain_state == ANNOUNCED:
+                self._leave()
+        elif kind is ConnectionFailed:
+            self._failed(DownstreamError(event.reason))
+
+    def _lose(self, stream_id: int, error: SidecarError) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            exchange = stream.exchange
+            self.let_go(stream)
+            if exchange is not None:
+                exchange.downstream_lost(error)
+
+    def _answer_unread(self, stream_id: int, error: SidecarError) -> None:
+        """Answer a request whose head was refused; the codec drops the rest of it."""
+        head, body = self._refuse(self, error, self.runtime.seconds())
+        self.h2.send_head(stream_id, head, head.end_stream)
+        if not head.end_stream:
+            self.h2.send_data(stream_id, body)
+            self.h2.send_end(stream_id, None)
+
+    def _failed(self, error: SidecarError) -> None:
+        """The client broke the connection's rules: GOAWAY is in the batch."""
+        for stream_id in list(self._streams):
+            self._lose(stream_id, error)
+        self._stopping.clear()
+        self._write()
+        self._linger()
+
+    def readConnectionLost(self) -> None:
+        """The client ended its sending side: no request can be on its way, and no credit for our answers."""
+        self._all_lost()
+        self._shut()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is ended, as asked."""
+
+    def connectionLost(self, reason: Any) -> None:
+        """The connection is gone."""
+        self._closing = True
+        self.timer.clear()
+        self._all_lost()
+        for stream in self._free:
+            stream.timer.clear()
+        self._free.clear()
+        self._closed(self)
+
+    def _all_lost(self) -> None:
+        for stream_id in list(self._streams):
+            self._lose(stream_id, DownstreamClosed("the client closed the connection"))
+
+    # -- what streams call -----------------------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what was produced: at once, or with the batch, or with what else this turn of the reactor brings."""
+        if self._delivering or self._is_due:
+            return
+        if len(self._streams) > 1:
+            self._is_due = True
+            self.runtime.clock.callLater(0, self._write)
+        else:
+            self._write()
+
+    def let_go(self, stream: H2ServerStream) -> None:
+        """The stream's exchange is over."""
+        stream_id, stream.id = stream.id, 0
+        if self._streams.pop(stream_id, None) is None:
+            return
+        stream.exchange = None
+        held = stream.held
+        if stream.inbox:
+            held += sum(len(event) for event in stream.inbox if isinstance(event, bytes))
+            stream.inbox.clear()
+        if held:
+            stream.held = 0
+            self.h2.consumed(stream_id, held)
+        self._slow.discard(stream)
+        if len(self._free) < FREE_STREAMS:
+            self._free.append(stream)
+        else:
+            stream.timer.clear()
+        if self._drain_state != OPEN and not self._streams:
+            self._drained()
+
+    def stop_request(self, stream_id: int) -> None:
+        """The rest of this request is not wanted; the answer may still wait for windows."""
+        if self.h2.queued(stream_id):
+            self._stopping.add(stream_id)
+        else:
+            self.h2.reset(stream_id, NO_ERROR)
+
+    def hold(self, stream: H2ServerStream) -> None:
+        """More waits for the client than should."""
+        stream.is_congested = True
+        self._slow.add(stream)
+        stream.exchange.downstream_congested()
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        self._is_due = False
+        h2 = self.h2
+        while not (self.is_congested or self._closing):
+            out = h2.data_to_send(self.high)
+            if not out:
+                break
+            self.transport.writeSequence(out)
+        if self._stopping:
+            self._stop_answered()
+        if self._slow and not self.is_congested:
+            self._tell_drained()
+        h2.take_drained()
+
+    def _stop_answered(self) -> None:
+        for stream_id in [each for each in self._stopping if not self.h2.queued(each)]:
+            self._stopping.discard(stream_id)
+            self.h2.reset(stream_id, NO_ERROR)
+            self.flush()
+
+    def _tell_drained(self) -> None:
+        low = self.high // 2
+        for stream in [each for each in self._slow if self.h2.queued(each.id) <= low]:
+            self._slow.discard(stream)
+            stream.is_congested = False
+            if stream.exchange is not None:
+                stream.exchange.downstream_drained()
+
+    def pauseProducing(self) -> None:
+        """The transport is above its high watermark: the client does not read. Nothing is read from it either, because every request would add an answer."""
+        self.is_congested = True
+        self.transport.pauseProducing()
+        self._unsent = self.transport.buffered
+        self.timer.set(self.runtime.seconds() + STALL_SECONDS)
+        for stream in list(self._streams.values()):
+            # Those that answer; others are told with the first octets of their answer.
+            if not stream.is_congested and stream.exchange is not None and stream.exchange.response is not None:
+                self.hold(stream)
+
+    def resumeProducing(self) -> None:
+        """Below the low watermark."""
+        self.is_congested = False
+        if self._closing or self._lingering:
+            return
+        self.transport.resumeProducing()
+        self.timer.set(self.runtime.seconds() + LOOK_SECONDS)
+        self._write()
+
+    def stopProducing(self) -> None:
+        """The transport is going; `connectionLost` follows."""
+
+    # -- time ------------------------------------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """The connection's timer: is anything stuck, or idle for too long?"""
+        now = self.runtime.seconds()
+        if self._closing or self.is_congested:
+            self._look_for_progress(now)
+            return
+        if self._lingering:
+            self._closing = True
+            self.transport.abortConnection()
+            return
+        if self._drain_state == ANNOUNCED:
+            self._leave()
+            return
+        if self.h2.wants_write:
+            self._reset_stalled(now)
+        if self._streams or self.h2.open_streams:
+            self._busy_at = now
+        elif now >= self._idle_deadline() or self._is_stuck(now):
+            self._goodbye()
+            return
+        if self.options.keepalive_interval and not self._keep_alive(now):
+            return
+        self.timer.set(now + self._next_look(now))
+
+    def _idle_deadline(self) -> float:
+        limit = self.limits.idle_timeout if self.requests else self.limits.head_timeout
+        return self._busy_at + limit if limit else inf
+
+    def _is_stuck(self, now: float) -> bool:
+        """A frame or head that is begun and never ends."""
+        if not self.h2.is_mid_head:
+            self._mid_since = None
+        elif self._mid_since is None:
+            self._mid_since = now
+        return bool(self.limits.head_timeout) and self._mid_since is not None and now - self._mid_since >= self.limits.head_timeout
+
+    def _next_look(self, now: float) -> float:
+        options = self.options
+        wait = min(LOOK_SECONDS, self.limits.idle_timeout or LOOK_SECONDS)
+        if not self._streams and not self.h2.open_streams:
+            wait = min(wait, max(self._idle_deadline() - now, 0.0))
+        if options.keepalive_interval:
+            wait = min(wait, options.keepalive_interval, options.keepalive_timeout or wait)
+        return float(wait)
+
+    def _keep_alive(self, now: float) -> bool:
+        options = self.options
+        if self._pinged_at is not None:
+            if options.keepalive_timeout and now - self._pinged_at >= options.keepalive_timeout:
+                self._closing = True
+                self.transport.abortConnection()
+                return False
+        elif now - self._last_moved >= options.keepalive_interval:
+            self._pinged_at = now
+            self.h2.ping(_ALIVE_PING)
+            self._write()
+        return True
+
+    def _reset_stalled(self, now: float) -> None:
+        """Streams whose client opens no window keep their answer in memory for ever."""
+        for stream_id, since in self.h2.stalled(now):
+            if now - since >= STALL_SECONDS:
+                self.h2.counters["streams_stalled"] = self.h2.counters.get("streams_stalled", 0) + 1
+                self.h2.reset(stream_id, CANCEL)
+                self._lose(stream_id, DownstreamClosed(f"the client took nothing of its answer for {STALL_SECONDS:g} s"))
+        self._write()
+
+    def _look_for_progress(self, now: float) -> None:
+        unsent = self.transport.buffered
+        if unsent and unsent == self._unsent:
+            self._closing = True
+            self.transport.abortConnection()
+            return
+        self._unsent = unsent
+        self.timer.set(now + STALL_SECONDS)
+
+    # -- the end ---------------------------------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """The sidecar is going: the client is told, what it has begun or sent by then is served, then the connection closes."""
+        if self._drain_state == OPEN and not self._closing and not self._lingering:
+            self._announce()
+
+    def _announce(self) -> None:
+        """First step (RFC 9113, section 6.8): no new streams, please; those on their way still count. The PING's answer tells that this was read."""
+        self._drain_state = ANNOUNCED
+        self.h2.goaway(NO_ERROR, LARGEST_STREAM_ID)
+        self.h2.ping(_DRAIN_PING)
+        self.flush()
+        self.timer.set(self.runtime.seconds() + DRAIN_ROUND_TRIP_SECONDS)
+
+    def _leave(self) -> None:
+        """Second step: which stream was the last."""
+        self._drain_state = LEAVING
+        self.h2.goaway(NO_ERROR)
+        self._write()
+        self.timer.set(self.runtime.seconds() + LOOK_SECONDS)
+        if not self._streams:
+            self._drained()
+
+    def _drained(self) -> None:
+        if self._drain_state == LEAVING and not self._closing:
+            self._is_due = True
+            self.runtime.clock.callLater(0, self._close_drained)
+
+    def _close_drained(self) -> None:
+        self._write()
+        if not self._streams and not self.h2.wants_write:
+            self._shut()
+
+    def _goodbye(self) -> None:
+        """Idle too long, or the first request never came."""
+        self.h2.goaway(NO_ERROR)
+        self._write()
+        self._shut()
+
+    def _shut(self) -> None:
+        """Close after what was written has left; a client that does not read it is not waited for."""
+        if not self._closing:
+            self._closing = True
+            self._unsent = self.transport.buffered
+            self.timer.set(self.runtime.seconds() + STALL_SECONDS)
+            self.transport.loseConnection()
+
+    def _linger(self) -> None:
+        if self._closing or self._lingering:
+            return
+        self._lingering = True
+        self.timer.set(self.runtime.seconds() + LINGER_SECONDS)
+        self.transport.resumeProducing()
+        self.transport.loseWriteConnection()
+
+    def __repr__(self) -> str:
+        return f"<H2ServerConnection requests={self.requests} streams={len(self._streams)} {self.h2!r}>"

@@ -1,0 +1,66 @@
+"""Between the model and the HTTP/2 codec: its limits, the protocols that ALPN offers, and what all connections of one chain or cluster count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from sidecar.codec.h2.limits import H2Limits
+from sidecar.codec.h2.receiving import COUNTERS
+from sidecar.model import Cluster, DownstreamTLS, FilterChain, HTTP2Options, UpstreamTLS
+
+# What is offered by ALPN, in our order of preference (RFC 7301), for each choice of protocol.
+ALPN = {"auto": ("h2", "http/1.1"), "h1": ("http/1.1",), "h2": ("h2",)}
+# Beside the codec's own: what connections find out over time.
+STREAMS_STALLED = "streams_stalled"
+
+
+class H2Side:
+    """What the HTTP/2 connections of one filter chain or cluster have in common."""
+
+    def __init__(self, options: HTTP2Options, head_bytes: int, head_fields: int) -> None:
+        self.options = options
+        self.limits = H2Limits(
+            concurrent_streams=options.max_concurrent_streams,
+            stream_window=options.stream_window,
+            stream_window_most=max(options.stream_window, H2Limits().stream_window_most),
+            connection_window=options.connection_window,
+            connection_window_most=max(options.connection_window, H2Limits().connection_window_most),
+            header_list_octets=head_bytes,
+            header_fields=head_fields,
+        )
+        self.counters: dict[str, int] = dict.fromkeys((*COUNTERS, STREAMS_STALLED, "connections"), 0)
+
+    def count(self, connection: Any) -> Any:
+        """`connection` (its `h2` a codec), which counts here from now on."""
+        self.counters["connections"] += 1
+        connection.h2.counters = self.counters
+        return connection
+
+
+def downstream_tls(chain: FilterChain) -> DownstreamTLS:
+    """The TLS settings of a chain with what it offers by ALPN. A chain that forwards bytes negotiates nothing unless told to."""
+    tls = chain.tls
+    assert tls is not None
+    if tls.alpn or chain.http is None:
+        return tls
+    return msgspec.structs.replace(tls, alpn=ALPN[chain.http.codec])
+
+
+def upstream_tls(cluster: Cluster) -> UpstreamTLS:
+    """The TLS settings of a cluster with what it offers by ALPN."""
+    tls = cluster.tls
+    assert tls is not None
+    return tls if tls.alpn else msgspec.structs.replace(tls, alpn=ALPN[cluster.protocol])
+
+
+def register_h2_metrics(add: Callable[..., None], sides: Callable[[], list[tuple[str, H2Side]]], side: str, label: str) -> None:
+    """One counter for each kind of thing that HTTP/2 peers may do too much of, and the connections. `add`: `Registry.gauge_function`; `side`: "downstream"."""
+    for name in (*COUNTERS, STREAMS_STALLED, "connections"):
+
+        def read(name: str = name) -> dict[tuple[str, ...], float]:
+            return {(key,): float(each.counters[name]) for key, each in sides()}
+
+        add(f"sidecar_{side}_h2_{name}_total", f"HTTP/2: {name.replace('_', ' ')}.", read, (label,), type="counter")
