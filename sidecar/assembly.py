@@ -41,6 +41,7 @@ from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.hash_policy import compile_hash_policies
+from sidecar.routing.hash_policy import compile_hash_policies
 from sidecar.routing.header_ops import compile_ops
 from sidecar.routing.normalize import normalize_path
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
@@ -293,6 +294,7 @@ class Sidecar:
         runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
+        runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))

@@ -82,6 +82,9 @@ class IExchange(Interface):
     def note(who: str, what: str) -> None:
         """Add a line to the decision record."""
 
+    def hash_key() -> object:
+        """The number (int) that the route's hash policies make of this request, for balancers; None without any."""
+
 
 class ITracer(Interface):
     """Kind `tracer`: propagate trace context and make spans. Synchronous; all three are called for every exchange when tracing is configured."""

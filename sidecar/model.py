@@ -143,11 +143,27 @@ class FilterOverride(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     origin: Origin = ""
 
 
+class HashPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the request by which a consistent hash chooses the endpoint: exactly one of `header`, `cookie`, `source_address`, `query`.
+
+    `cookie_ttl`: a client without the cookie gets one that lives this long (0: until the browser closes); unset: none is made. `terminal`: when this
+    part is there the policies after it are not looked at.
+    """
+
+    header: str | None = None
+    cookie: str | None = None
+    cookie_ttl: Duration | None = None
+    cookie_path: str | None = None
+    source_address: bool | None = None
+    query: str | None = None
+    terminal: bool = False
+
+
 class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Match and action: exactly one of `cluster`, `weighted_clusters`, `redirect`, `direct_response`.
 
     `timeout`: from the complete request to the complete response, as in Envoy (0: none); unset: 15 s until the response begins and none for its body, so that a long
-    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's).
+    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's). `hash_policy`: what the balancers ring-hash and maglev go by.
     """
 
     name: str = ""
@@ -162,6 +178,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     request_headers: HeaderOps | None = None
     response_headers: HeaderOps | None = None
     filters: tuple[FilterOverride, ...] = ()
+    hash_policy: tuple[HashPolicy, ...] = ()
     origin: Origin = ""
 
 

@@ -96,10 +96,16 @@ class FakeExchange:
         self.trace: Any = None
         self.state: dict[object, Any] = {}
         self.notes: list[tuple[str, str]] = []
+        # What the route's hash policies make of the request.
+        self.key: int | None = None
 
     def note(self, who: str, what: str) -> None:
         """See `IExchange.note`."""
         self.notes.append((who, what))
+
+    def hash_key(self) -> int | None:
+        """See `IExchange.hash_key`."""
+        return self.key
 
 
 class FakeCounter:

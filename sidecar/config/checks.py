@@ -22,6 +22,7 @@ from sidecar.model import (
     Endpoint,
     FilterChain,
     FilterOverride,
+    HashPolicy,
     HeaderOps,
     HTTPLimits,
     HTTPManager,
@@ -40,6 +41,7 @@ from sidecar.model import (
 EXACTLY_ONE: dict[type, tuple[str, ...]] = {
     Route: ("cluster", "weighted_clusters", "redirect", "direct_response"),
     FilterChain: ("http", "tcp"),
+    HashPolicy: ("header", "cookie", "source_address", "query"),
 }
 AT_MOST_ONE: dict[type, tuple[str, ...]] = {
     RouteMatch: ("path", "prefix", "segment_prefix", "regex"),
@@ -266,6 +268,24 @@ def direct_response(record: Record) -> None:
         _field("content-type", content_type, lambda message: record.problem(message, "content_type"))
 
 
+def hash_policy(record: Record) -> None:
+    """Names are names, what belongs to a cookie stands beside one, and the switch is on."""
+    for key in ("header", "cookie"):
+        text = record.get(key)
+        if text is not None and _TOKEN.fullmatch(text) is None:
+            record.problem(f"not a name of a {key}: {text!r}", key)
+    for key in ("cookie_ttl", "cookie_path"):
+        if record.has(key) and not record.has("cookie"):
+            record.problem(f"`{key}` belongs to a `cookie`", key)
+    path = record.get("cookie_path")
+    if path is not None and re.fullmatch(r"/[!-:<-~]*", path) is None:
+        record.problem(f"expected a path that starts with '/' and holds no ';' or space, got {path!r}", "cookie_path")
+    if record.has("cookie_path") and not record.has("cookie_ttl"):
+        record.problem("no cookie is made without `cookie_ttl`, so the path has no use", "cookie_path")
+    if record.get("source_address") is False:
+        record.problem("expected true, or another part of the request", "source_address")
+
+
 def route(record: Record) -> None:
     """Shares sum to more than zero; what works on the matched prefix has one; edits of the request go with an action that sends it on."""
     shares = record.get("weighted_clusters", ())
@@ -418,6 +438,7 @@ _OWN: dict[type, Check] = {
     Rewrite: rewrite,
     Redirect: redirect,
     DirectResponse: direct_response,
+    HashPolicy: hash_policy,
     Route: route,
     VirtualHost: virtual_host,
     DownstreamTLS: downstream_tls,

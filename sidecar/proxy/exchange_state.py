@@ -13,7 +13,7 @@ from sidecar.errors import SidecarError
 from sidecar.headers import Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
-from sidecar.proxy.http import Caller, HTTPRuntime
+from sidecar.proxy.http import Caller, HTTPRuntime, new_request_id
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
 
@@ -27,6 +27,7 @@ class ExchangeState:
     __slots__ = (
         "_awaited",
         "_connector",
+        "_cookie",
         "_deadline",
         "_flow",
         "_inbox",
@@ -116,6 +117,8 @@ class ExchangeState:
         self._tried: tuple[Any, ...] = ()
         self._awaited: list[Deferred[Any]] | None = None
         self._deadline = 0.0
+        # Set-Cookie for a client that a hash policy gave a cookie, and the key made of it.
+        self._cookie: Any = None
 
     # -- what hooks may use besides the attributes ---------------------------------------------------------------------------------------------
 
@@ -132,6 +135,20 @@ class ExchangeState:
         if self.response is not None and self._response_sent:
             return self.response.status
         return 0 if self.error is None else self.error.status
+
+    def hash_key(self) -> int | None:
+        """The number that the route's hash policies make of this request; None without any."""
+        if self._cookie is not None:
+            key: int = self._cookie[0]
+            return key
+        route = self.route
+        if route is None or route.hash_key is None:
+            return None
+        found, cookie = route.hash_key(self.request, self.caller.peer, new_request_id)
+        if cookie is not None:
+            # It must not change with the next attempt.
+            self._cookie = (found, cookie)
+        return found
 
     def note(self, who: str, what: str) -> None:
         """Add a line to the decision record."""

@@ -41,6 +41,8 @@ class ResponseWay(PluginCalls):
             self._deadline = 0.0
         if self.route is not None and self.route.edit_response is not None:
             self.route.edit_response(head.headers)
+        if self._cookie is not None:
+            head.headers.fields.append(self._cookie[1])
         chain = self.chain
         if chain.touches_response or head.status == 101 or self.request.method == b"CONNECT":
             if not chain.response_head or self._response_head_hooks(0):

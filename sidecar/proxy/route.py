@@ -26,6 +26,7 @@ class RouteRuntime:
         "connector",
         "edit_request",
         "edit_response",
+        "hash_key",
         "idle_timeout",
         "name",
         "pick_connector",
@@ -45,6 +46,8 @@ class RouteRuntime:
         self.rewrite: Callable[[RequestHead], None] | None = None
         self.edit_request: HeadEdit | None = None
         self.edit_response: HeadEdit | None = None
+        # (head, peer, new value) -> (key, Set-Cookie); for balancers that hash.
+        self.hash_key: Callable[..., tuple[int | None, Any]] | None = None
         self.timeout = 0.0
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False

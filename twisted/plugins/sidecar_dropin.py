@@ -68,6 +68,30 @@ pem_files = Extension(
     target="sidecar.identity.pem_files.PEMFiles",
     summary="reads certificate, key and trusted authorities from PEM files and watches them",
 )
+least_request = Extension(
+    kind="balancer",
+    name="least-request",
+    target="sidecar.cluster.least_request.LeastRequest",
+    summary="takes the less busy of two endpoints, by weight",
+)
+maglev = Extension(
+    kind="balancer",
+    name="maglev",
+    target="sidecar.cluster.maglev.Maglev",
+    summary="keeps equal keys at one endpoint, with a table: fair and quick",
+)
+random_choice = Extension(
+    kind="balancer",
+    name="random",
+    target="sidecar.cluster.random_choice.RandomChoice",
+    summary="takes any endpoint, by weight",
+)
+ring_hash = Extension(
+    kind="balancer",
+    name="ring-hash",
+    target="sidecar.cluster.ring_hash.RingHash",
+    summary="keeps equal keys at one endpoint, with a ring: least movement",
+)
 round_robin = Extension(
     kind="balancer",
     name="round-robin",

@@ -1,0 +1,51 @@
+"""What the two consistent hashes share: the hash itself, and what to do without a key."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from random import Random
+from typing import Any
+
+from sidecar.cluster.shares import Shares
+
+
+def hash64(text: bytes) -> int:
+    """64 bits that are the same in every process and on every machine, so that all sidecars send a key to the same endpoint."""
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+
+
+class Keyed:
+    """A balancer whose choice hangs on the exchange's key. Subclasses say `by_key` and `build`. Without a key the choice is random, by weight."""
+
+    __slots__ = ("random", "shares")
+
+    def __init__(self) -> None:
+        self.random = Random().random
+        self.shares = Shares([])
+
+    def update(self, endpoints: list[Any]) -> None:
+        """Use these from now on; most keys stay where they are."""
+        self.shares = Shares(endpoints)
+        self.build(endpoints)
+
+    def build(self, endpoints: list[Any]) -> None:
+        """Work out where keys go."""
+        raise NotImplementedError
+
+    def by_key(self, key: int, tried: tuple[Any, ...]) -> Any:
+        """Where this key goes. There is an endpoint that was not tried."""
+        raise NotImplementedError
+
+    def pick(self, exchange: Any, tried: tuple[Any, ...]) -> Any:
+        """See `IBalancer.pick`."""
+        shares = self.shares
+        if not shares.endpoints:
+            return None
+        # The sidecar's own requests have no route, and so no key.
+        hash_key = getattr(exchange, "hash_key", None)
+        key = None if hash_key is None else hash_key()
+        if tried and all(endpoint in tried for endpoint in shares.endpoints):
+            tried = ()
+        if key is not None:
+            return self.by_key(key, tried)
+        return (shares.without(tried) if tried else shares).at(self.random())
