@@ -189,7 +189,14 @@ class Exchange(RequestWay, ResponseWay):
                 http.log.failure("the record of an exchange could not be made")
                 return
             for log in http.access_logs:
-                self.call(log, record)
+                account = log.account
+                account.calls += 1
+                then = http.seconds()
+                try:
+                    log.hook(record)
+                except Exception:
+                    self.raised(log)
+                account.seconds += http.seconds() - then
             for step in chain.done:
                 self.call(step, self, record)
             if http.exporters:

@@ -30,7 +30,15 @@ class RequestWay(PluginCalls):
         self._prepare_fields(request)
         tracer = http.tracer
         if tracer is not None:
-            self.call(tracer.begin, self, http.sample)
+            # As `call` does, which is one call more for each request.
+            step = tracer.begin
+            step.account.calls += 1
+            then = http.seconds()
+            try:
+                step.hook(self, http.sample)
+            except Exception:
+                self.raised(step)
+            step.account.seconds += http.seconds() - then
         path = http.normalize_path(request.path)
         if path is None:
             self.fail(DownstreamError("the path cannot be normalized: it climbs above the root or holds an encoded NUL"))
@@ -232,8 +240,16 @@ class RequestWay(PluginCalls):
         self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
         request = self.request
-        if self.http.tracer is not None:
-            self.call(self.http.tracer.inject, self)
+        tracer = self.http.tracer
+        if tracer is not None:
+            step = tracer.inject
+            step.account.calls += 1
+            then = self.http.seconds()
+            try:
+                step.hook(self)
+            except Exception:
+                self.raised(step)
+            step.account.seconds += self.http.seconds() - then
         try:
             stream.send_head(request)
             if self._outbox is not None:
