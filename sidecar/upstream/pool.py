@@ -22,6 +22,8 @@ from sidecar.interfaces import IConnector
 from sidecar.message import RequestHead
 from sidecar.model import Cluster
 from sidecar.upstream.h1 import READY, H1ClientConnection
+from sidecar.upstream.health import EndpointWatch
+from sidecar.upstream.multiplex import Multiplexer
 
 _log = Logger(namespace="sidecar.upstream")
 
@@ -42,7 +44,7 @@ class UpstreamSecurity(Protocol):
 class EndpointPool:
     """One endpoint's connections. `active`: requests running on them; balancers read it, and `address` and `weight`."""
 
-    __slots__ = ("active", "address", "connecting", "connections", "failures", "idle", "requests", "text", "waiting", "weight")
+    __slots__ = ("active", "address", "connecting", "connections", "failures", "health", "idle", "requests", "text", "waiting", "weight")
 
     def __init__(self, address: Address, weight: int) -> None:
         self.address = address
@@ -56,6 +58,8 @@ class EndpointPool:
         self.waiting: deque[Ticket] = deque()
         self.requests = 0
         self.failures = 0
+        # `cluster.health.Health` where the cluster's endpoints are under watch.
+        self.health: Any = None
 
     def __repr__(self) -> str:
         return f"<EndpointPool {self.address} active={self.active} idle={len(self.idle)} connecting={len(self.connecting)} waiting={len(self.waiting)}>"
@@ -106,7 +110,12 @@ class Connector:
         self._sweep_armed = False
         self.pools: list[EndpointPool] = [EndpointPool(endpoint.address, endpoint.weight) for endpoint in cluster.endpoints]
         self._stopped = False
+        # Shares HTTP/2 connections out; None for a cluster that speaks HTTP/1.1 alone.
+        self.multiplexer: Multiplexer | None = None
         balancer.update([pool for pool in self.pools if pool.weight > 0])
+        self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, self.pools, balancer.update, seconds, timer)
+        # observe(endpoint, status): how an attempt ended; None when nobody asks.
+        self.observe = None if self.watch is None else self.watch.observe
 
     # -- what the exchange asks ----------------------------------------------------------------------------------------------------------------------
 
@@ -131,12 +140,18 @@ class Connector:
                     owner.upstream_ready(connection)
                     return None
                 self._discard(connection)
+            if self.multiplexer is not None and self.multiplexer.serve(pool, owner):
+                return None
         if self.pending >= self.cluster.pool.max_pending:
             counters["overflows"] += 1
             owner.upstream_unavailable(
                 UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool
             )
             return None
+        return self.wait(pool, owner, fresh)
+
+    def wait(self, pool: EndpointPool, owner: Any, fresh: bool = False) -> Ticket:
+        """A place in the queue for a connection to this endpoint."""
         ticket = Ticket(self, pool, owner, fresh)
         pool.waiting.append(ticket)
         self.pending += 1
@@ -181,10 +196,18 @@ class Connector:
         self.connections -= 1
         pool.failures += 1
         self.counters["connect_failures"] += 1
+        if self.observe is not None:
+            self.observe(pool, 503)
         self.report(error)
         owner = self._next_owner(pool)
         if owner is not None:
             owner.upstream_unavailable(error or ConnectFailed(f"{self.describe(pool)} closed the connection at once"), pool)
+        if self.multiplexer is not None and not pool.connecting:
+            # They waited for this one as well, to share it.
+            for _ in range(len(pool.waiting)):
+                owner = self._next_owner(pool)
+                if owner is not None:
+                    owner.upstream_unavailable(error or ConnectFailed(f"{self.describe(pool)} closed the connection at once"), pool)
         self._serve_waiting()
 
     def released(self, connection: H1ClientConnection, reusable: bool) -> None:
@@ -302,13 +325,17 @@ class Connector:
 
     def _grow(self, pool: EndpointPool) -> None:
         """Open connections until each waiting request has an attempt, as far as the limit allows."""
-        while len(pool.connecting) < len(pool.waiting):
+        while len(pool.connecting) < (len(pool.waiting) if self.multiplexer is None else self.multiplexer.wanted(pool)):
             if self.connections >= self.cluster.pool.max_connections:
                 if not self._evict_idle():
                     return
                 # What was closed may have served another queue, or this one, on its way out: look again.
                 continue
-            connection = H1ClientConnection(self, pool, self.cluster.head_bytes, self.cluster.head_fields)
+            connection: Any
+            if self.multiplexer is None:
+                connection = H1ClientConnection(self, pool, self.cluster.head_bytes, self.cluster.head_fields)
+            else:
+                connection = self.multiplexer.new_connection(pool)
             pool.connecting.add(connection)
             pool.connections += 1
             self.connections += 1
@@ -323,7 +350,7 @@ class Connector:
                 self.counters["evicted"] += 1
                 self._discard(pool.idle.popleft())
                 return True
-        return False
+        return self.multiplexer is not None and self.multiplexer.evict()
 
     def _serve_waiting(self) -> None:
         """Room came free under the limit."""
@@ -353,6 +380,10 @@ class Connector:
         """Close idle connections and attempts; the busy ones close when their exchange ends."""
         self._stopped = True
         self._sweep.clear()
+        if self.watch is not None:
+            self.watch.stop()
+        if self.multiplexer is not None:
+            self.multiplexer.stop()
         for pool in self.pools:
             while pool.idle:
                 self._discard(pool.idle.popleft())
@@ -367,6 +398,7 @@ class Connector:
             "connections": self.connections,
             "pending": self.pending,
             **self.counters,
+            **({} if self.watch is None else {"ejections": self.watch.ejections, "panicking": self.watch.is_panicking}),
             "endpoints": [
                 {
                     "address": str(pool.address),
@@ -378,6 +410,7 @@ class Connector:
                     "waiting": len(pool.waiting),
                     "requests": pool.requests,
                     "connect_failures": pool.failures,
+                    **({} if self.watch is None else self.watch.snapshot(pool)),
                 }
                 for pool in self.pools
             ],
@@ -451,6 +484,8 @@ class RawConnection:
             self._done = True
             self._pool.failures += 1
             self._connector.counters["connect_failures"] += 1
+            if self._connector.observe is not None:
+                self._connector.observe(self._pool, 503)
             self._connector.report(error)
             self._side.unavailable(error)
 

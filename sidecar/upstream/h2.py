@@ -1,0 +1,646 @@
+"""HTTP/2 towards an application: one connection, many streams (RFC 9113). Each stream object is the `IUpstreamStream` of one attempt.
+
+The connection counts as connected when the server's SETTINGS are here: then its limits are known, and whether it takes extended CONNECT. What was sent on a
+stream is kept until its answer begins, up to `REPLAY_BYTES`: a server that refuses a stream, or leaves with GOAWAY before it looked at it, has not seen the
+request, so it goes to another connection and nobody is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
+from zope.interface import implementer
+
+from sidecar.codec import websocket
+from sidecar.codec.h2.connection import H2Connection
+from sidecar.codec.h2.events import ConnectionFailed, GoAwayReceived, PingAcked, SettingsChanged, StreamReset, WindowOpened
+from sidecar.codec.h2.frames import CANCEL, NO_ERROR
+from sidecar.errors import ConnectFailed, ConnectTimeout, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
+from sidecar.facts import TLSFacts
+from sidecar.headers import Headers
+from sidecar.interfaces import IUpstreamStream
+from sidecar.message import End, RequestHead, ResponseHead
+
+CONNECTING, READY, LEAVING, GONE = "connecting", "ready", "leaving", "gone"
+
+# Octets of a request kept until its answer begins, to send them again on another connection: unary gRPC calls fit, uploads are not held twice.
+REPLAY_BYTES = 64 * 1024
+# Connections that may refuse one request before its exchange is told: more than a server that restarts has.
+REPLAYS_LIMIT = 3
+# An application that takes nothing of what waits for it for this long is gone for us.
+STALL_SECONDS = 60.0
+# How often a busy connection is looked at: for streams that do not move, and PINGs without answer.
+LOOK_SECONDS = 15.0
+
+_ALIVE_PING = b"  alive?"
+
+Event = ResponseHead | bytes | End
+
+
+@implementer(IUpstreamStream)
+class H2ClientStream:
+    """One attempt on the connection. `id` 0: before its head was sent, or over."""
+
+    __slots__ = (
+        "_connection", "_ticket", "endpoint", "held", "id", "inbox", "is_congested", "is_over", "is_paused", "is_reused", "is_tunnel", "key", "owner", "replay",
+        "replay_octets", "replays", "request_done", "tls",
+    )  # fmt: skip
+
+    def __init__(self, connection: H2ClientConnection, owner: Any) -> None:
+        self._connection = connection
+        self.owner = owner
+        self.endpoint = connection.endpoint
+        self.tls = connection.tls
+        self.is_reused = connection.requests > 0
+        self.id = 0
+        self.held = 0  # octets with the exchange that are not credited yet
+        self.inbox: list[Event] | None = None
+        self.is_paused = self.is_congested = self.is_tunnel = self.request_done = self.is_over = False
+        self.key: bytes | None = None
+        self.replay: list[bytes | End] | None = None  # what was sent behind the head, while it may have to be sent again
+        self.replay_octets = 0
+        self.replays = 0
+        self._ticket: Any = None
+
+    @property
+    def request(self) -> RequestHead:
+        """The request's head, for whoever decides about it."""
+        head: RequestHead = self.owner.request
+        return head
+
+    # -- what the exchange calls -----------------------------------------------------------------------------------------------------------------
+
+    def send_head(self, head: RequestHead) -> None:
+        """See `IUpstreamStream`. Raises `UpstreamProtocolError` when the server takes no extended CONNECT and the request needs it."""
+        connection = self._connection
+        h2 = connection.h2
+        end = head.end_stream
+        if head.upgrade is not None or head.method == b"CONNECT":
+            end = False
+            if head.upgrade is not None and not h2.peer.connect_protocol:
+                raise UpstreamProtocolError(f"{connection.describe()} does not take upgrades over HTTP/2 (RFC 8441)")
+        stream_id = h2.open_stream()
+        if stream_id is None:
+            raise UpstreamClosed(f"{connection.describe()} takes no more streams on this connection")
+        self.id = stream_id
+        connection.streams[stream_id] = self
+        self.request_done = end
+        if head.upgrade == websocket.NAME:
+            self.key = head.headers.get(websocket.KEY)
+            fields = [each for each in head.headers.fields if each[0] != websocket.KEY]
+            head = RequestHead(head.method, head.path, head.authority, Headers(fields), 20, head.scheme, None, False, head.upgrade)
+        h2.send_head(stream_id, head, end)
+
+    def send_data(self, chunk: bytes) -> None:
+        """See `IUpstreamStream`."""
+        if self._ticket is not None:
+            self._keep_waiting(chunk)
+            return
+        if self.replay is not None or not self.replay_octets:
+            self._keep(chunk, len(chunk))
+        connection = self._connection
+        queued = connection.h2.send_data(self.id, chunk)
+        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.owner is not None:
+            connection.hold(self)
+
+    def _keep(self, event: bytes | End, octets: int) -> None:
+        """It may have to be sent again."""
+        self.replay_octets += octets
+        if self.replay_octets > REPLAY_BYTES:
+            self.replay = None
+        elif self.replay is None:
+            self.replay = [event]
+        else:
+            self.replay.append(event)
+
+    def _keep_waiting(self, event: bytes | End) -> None:
+        """There is no stream to send it on yet: no more, please."""
+        if self.replay is None:
+            self.replay = []
+        self.replay.append(event)
+        if not self.is_congested:
+            self.is_congested = True
+            self.owner.upstream_congested()
+
+    def send_end(self, trailers: Headers | None) -> None:
+        """See `IUpstreamStream`."""
+        self.request_done = True
+        if self._ticket is not None:
+            self._keep_waiting(End(trailers))
+            return
+        if self.replay is not None or not self.replay_octets:
+            self._keep(End(trailers), 0)
+        self._connection.h2.send_end(self.id, trailers)
+
+    def flush(self) -> None:
+        """See `IUpstreamStream`."""
+        self._connection.flush()
+
+    def open_tunnel(self) -> None:
+        """See `IUpstreamStream`."""
+        self.is_tunnel = True
+        self.request_done = False
+
+    def reset(self, error: SidecarError) -> None:
+        """See `IUpstreamStream`."""
+        self.owner = None
+        if self._ticket is not None:
+            self._ticket.cancel()
+            self._ticket = None
+            return
+        connection, stream_id = self._connection, self.id
+        connection.let_go(self)
+        if stream_id:
+            connection.h2.reset(stream_id, CANCEL)
+            connection.flush()
+
+    def pause_response(self) -> None:
+        """See `IUpstreamStream`."""
+        self.is_paused = True
+
+    def resume_response(self) -> None:
+        """See `IUpstreamStream`."""
+        self.is_paused = False
+        self._connection.resume(self)
+
+    # -- what the connection calls ---------------------------------------------------------------------------------------------------------------
+
+    def receive(self, event: Event) -> None:
+        """A part of the answer. The owner may be another one afterwards, or none."""
+        owner = self.owner
+        kind = event.__class__
+        try:
+            if kind is bytes:
+                self.held += len(event)  # type: ignore[arg-type]
+                owner.response_data(event)
+            elif kind is ResponseHead:
+                self._response_head(owner, event)
+            elif self.is_tunnel:
+                self._connection.finish(self)
+                owner.response_end(None)
+            else:
+                self._connection.finish(self)
+                owner.response_end(event.trailers)  # type: ignore[union-attr]
+        except SidecarError as error:
+            # A writer refused what filters made of the message.
+            owner.fail(error)
+
+    def _response_head(self, owner: Any, head: Any) -> None:
+        self.replay = None
+        self.replay_octets = 1
+        if head.status == 101:
+            if self.key is not None:
+                head.headers.fields = [each for each in head.headers.fields if each[0] != websocket.ACCEPT]
+                head.headers.fields.append(websocket.accept_field(self.key))
+        elif head.end_stream and head.status >= 200:
+            self._connection.finish(self)
+        owner.response_head(head)
+
+    # -- a second try ----------------------------------------------------------------------------------------------------------------------------
+
+    def may_replay(self) -> bool:
+        """Is all that was sent still here? Then the same request can go to another connection."""
+        return self.replays < REPLAYS_LIMIT and (self.replay is not None or self.replay_octets == 0)
+
+    def wait_for_another(self) -> None:
+        """The server did not take the stream: ask for one elsewhere. The exchange keeps this object until there is one."""
+        self._ticket = self._connection.multiplexer.again(self, self._connection)
+
+    def upstream_ready(self, stream: Any) -> None:
+        """There is another stream: the exchange is told, sends the head, and what was sent before follows."""
+        owner, self.owner, self._ticket = self.owner, None, None
+        stream.owner = owner
+        replay, self.replay = self.replay, None
+        owner.upstream_ready(stream)
+        if owner.upstream is not stream:
+            return
+        if isinstance(stream, H2ClientStream):
+            stream.replays = self.replays + 1
+        for event in replay or ():
+            if owner.upstream is not stream:
+                return
+            if isinstance(event, End):
+                stream.send_end(event.trailers)
+            else:
+                stream.send_data(event)
+        stream.flush()
+        if self.is_paused:
+            stream.pause_response()
+        if self.is_congested:
+            owner.upstream_drained()
+
+    def upstream_unavailable(self, error: UpstreamError, endpoint: Any) -> None:
+        """There will be none."""
+        owner, self.owner, self._ticket = self.owner, None, None
+        owner.response_failed(error)
+
+    def __repr__(self) -> str:
+        return f"<H2ClientStream {self.id} owner={self.owner!r} held={self.held}>"
+
+
+@implementer(IProtocol, IPushProducer, IHalfCloseableProtocol, IHandshakeListener)
+class H2ClientConnection:
+    """Made by the pool for one endpoint. `pool`: the `Connector`; `multiplexer`: shares the connection out."""
+
+    __slots__ = (
+        "_delivering", "_is_due", "_last_moved", "_pinged_at", "_slow", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high", "is_congested",
+        "most", "multiplexer", "owner", "pool", "requests", "reserved", "state", "streams", "tls", "transport",
+    )  # fmt: skip
+
+    def __init__(self, pool: Any, endpoint: Any, multiplexer: Any) -> None:
+        self.pool = pool
+        self.endpoint = endpoint
+        self.multiplexer = multiplexer
+        self.transport: Any = None
+        self.tls: TLSFacts | None = None
+        self.owner: Any = None  # nobody has all of it; the pool asks
+        self.state = CONNECTING
+        self.requests = 0
+        self.connecting: Any = None
+        self.h2 = H2Connection(True, multiplexer.limits)
+        self.high = pool.cluster.watermark_bytes
+        self.most = multiplexer.options.max_concurrent_streams
+        self.streams: dict[int, H2ClientStream] = {}
+        self.reserved = 0  # exchanges that have a stream of this connection
+        self.is_congested = False
+        self._slow: set[H2ClientStream] = set()
+        self._delivering = self._is_due = False
+        self._timer = multiplexer.timer(self._look)
+        self._last_moved = self._used_at = 0.0
+        self._pinged_at: float | None = None
+        self._unsent = 0
+
+    def describe(self) -> str:
+        """Whom it goes to, for a person."""
+        text: str = self.pool.describe(self.endpoint)
+        return text
+
+    # -- what the transport calls ----------------------------------------------------------------------------------------------------------------
+
+    def makeConnection(self, transport: Any) -> None:
+        """Connected; with TLS the handshake comes first."""
+        self.transport = transport
+        transport.set_write_watermarks(self.high, self.high // 2)
+        transport.registerProducer(self, True)
+        if not self.pool.is_secure:
+            self._begin()
+
+    def connectionMade(self) -> None:
+        """Part of IProtocol; `makeConnection` does it all."""
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: look who answered, and what it speaks."""
+        try:
+            self.tls = self.pool.check_peer(self)
+            if self.tls is not None and self.tls.alpn not in ("h2", ""):
+                raise UpstreamProtocolError(f"{self.describe()} speaks {self.tls.alpn}, not HTTP/2")
+        except UpstreamError as error:
+            self._give_up(error)
+            return
+        self._begin()
+
+    def _begin(self) -> None:
+        """Our preface goes out; the server's is awaited."""
+        self._last_moved = now = self.multiplexer.seconds()
+        timeout = self.pool.cluster.connect_timeout
+        if timeout:
+            self._timer.set(now + timeout)
+        self.h2.start()
+        self._write()
+
+    def _give_up(self, error: UpstreamError) -> None:
+        """It never became a connection."""
+        self.state = GONE
+        self._timer.clear()
+        self.transport.abortConnection()
+        self.pool.failed(self, error)
+
+    def connection_failed(self, error: UpstreamError) -> None:
+        """There will be no connection."""
+        if self.state is not GONE:
+            self.state = GONE
+            self.pool.failed(self, error)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets of frames."""
+        if self.state is GONE:
+            return
+        self._last_moved = now = self.multiplexer.seconds()
+        self._delivering = True
+        touched: list[H2ClientStream] = []
+        owners: list[Any] = []
+        streams = self.streams
+        for stream_id, event in self.h2.receive(data, now):
+            if stream_id:
+                stream = streams.get(stream_id)
+                if stream is None:
+                    if event.__class__ is bytes:
+                        self.h2.consumed(stream_id, len(event))
+                elif event.__class__ is StreamReset:
+                    owner = stream.owner
+                    self._stream_reset(stream, event)
+                    owners.append(owner)
+                elif stream.is_paused or stream.inbox:
+                    if stream.inbox is None:
+                        stream.inbox = []
+                    stream.inbox.append(event)
+                else:
+                    owners.append(stream.owner)
+                    stream.receive(event)
+                    if stream.held:
+                        touched.append(stream)
+            else:
+                self._about_connection(event)
+        for owner in owners:
+            if owner is not None and not owner.finished:
+                owner.downstream.flush()
+        for stream in touched:
+            if stream.held and not stream.is_paused and stream.id:
+                self._credit(stream)
+        self._delivering = False
+        if self.h2.wants_write or self._slow:
+            self._write()
+        if self.state is READY or self.state is LEAVING:
+            self.multiplexer.room(self)
+
+    def _credit(self, stream: H2ClientStream) -> None:
+        held, stream.held = stream.held, 0
+        self.h2.consumed(stream.id, held)
+
+    def _stream_reset(self, stream: H2ClientStream, event: StreamReset) -> None:
+        owner = stream.owner
+        self.let_go(stream)
+        if owner is None:
+            return
+        if event.retry_safe and stream.may_replay():
+            stream.owner = owner
+            stream.wait_for_another()
+        elif stream.is_tunnel and event.by_peer and event.code == NO_ERROR:
+            owner.response_end(None)
+        elif event.by_peer:
+            owner.response_failed(UpstreamClosed(f"{self.describe()} reset the stream (code {event.code})"))
+        else:
+            owner.response_failed(UpstreamProtocolError(event.reason))
+
+    def _about_connection(self, event: Any) -> None:
+        kind = event.__class__
+        if kind is SettingsChanged:
+            if self.state is CONNECTING:
+                self.state = READY
+                self._used_at = now = self.multiplexer.seconds()
+                self._timer.set(now + self._next_look())
+                self.multiplexer.connected(self)
+        elif kind is GoAwayReceived:
+            self.leave()
+        elif kind is PingAcked:
+            self._pinged_at = None
+        elif kind is ConnectionFailed:
+            self._write()
+            error = UpstreamProtocolError(f"{self.describe()} breaks HTTP/2: {event.reason}")
+            if self.state is CONNECTING:
+                self._give_up(ConnectFailed(f"{self.describe()} does not speak HTTP/2: {event.reason}"))
+            else:
+                self._lost(error)
+                self.transport.abortConnection()
+        elif kind is WindowOpened:
+            pass  # the batch is written anyway
+
+    def readConnectionLost(self) -> None:
+        """The application ended its side."""
+        self._ended(None)
+        self.transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is ended, as asked."""
+
+    def connectionLost(self, reason: Any) -> None:
+        """The connection is gone, for whatever reason."""
+        self._ended(reason)
+
+    def _ended(self, reason: Any) -> None:
+        if self.state is CONNECTING:
+            self.state = GONE
+            self._timer.clear()
+            error = self.pool.explain(self, reason) if reason is not None else None
+            self.pool.failed(self, error or ConnectFailed(f"{self.describe()} closed the connection before its HTTP/2 settings came"))
+        elif self.state is not GONE:
+            error = self.pool.explain(self, reason) if reason is not None and self.streams else None
+            self._lost(error or UpstreamClosed(f"{self.describe()} closed the connection"))
+
+    def _lost(self, error: UpstreamError) -> None:
+        """All its streams are over."""
+        self.state = GONE
+        self._timer.clear()
+        self.multiplexer.forget(self)
+        for stream in list(self.streams.values()):
+            owner = stream.owner
+            self.let_go(stream)
+            if owner is None:
+                continue
+            if stream.is_tunnel:
+                owner.response_end(None)
+            else:
+                owner.response_failed(error)
+            if not owner.finished:
+                owner.downstream.flush()
+
+    # -- streams -----------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """May another exchange have a stream of it?"""
+        return self.state is READY and self.reserved < self.most and self.h2.can_open_stream()
+
+    def attach(self, owner: Any) -> H2ClientStream:
+        """A stream for this exchange, which sends its head before anybody else asks."""
+        stream = H2ClientStream(self, owner)
+        self.requests += 1
+        self.reserved += 1
+        limit = self.pool.cluster.pool.max_requests
+        if limit and self.requests >= limit:
+            self.state = LEAVING
+            self.multiplexer.left(self)
+        return stream
+
+    def let_go(self, stream: H2ClientStream) -> None:
+        """The exchange has done with the stream, or it is over."""
+        if stream.is_over:
+            return
+        stream.is_over = True
+        stream.owner = None
+        self.streams.pop(stream.id, None)
+        held = stream.held
+        inbox, stream.inbox = stream.inbox, None
+        if inbox:
+            held += sum(len(event) for event in inbox if isinstance(event, bytes))
+        if held and stream.id:
+            self.h2.consumed(stream.id, held)
+        stream.held = 0
+        stream.id = 0
+        self._slow.discard(stream)
+        self.reserved -= 1
+        self.multiplexer.done(self)
+
+    def finish(self, stream: H2ClientStream) -> None:
+        """The answer is complete. A request that is not is of no more use."""
+        stream_id, is_done = stream.id, stream.request_done
+        self.let_go(stream)
+        if not is_done:
+            self.h2.reset(stream_id, CANCEL)
+
+    def resume(self, stream: H2ClientStream) -> None:
+        """The exchange takes the answer again: what waited, then credit for more."""
+        inbox = stream.inbox
+        while inbox and not stream.is_paused and stream.id:
+            owner = stream.owner
+            stream.receive(inbox.pop(0))
+            if not inbox and owner is not None and not owner.finished:
+                owner.downstream.flush()
+        if stream.id and stream.held and not stream.is_paused:
+            self._credit(stream)
+            self.flush()
+
+    def hold(self, stream: H2ClientStream) -> None:
+        """More waits for the application than should."""
+        stream.is_congested = True
+        self._slow.add(stream)
+        stream.owner.upstream_congested()
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what was produced: at once, with the batch being delivered, or with what else this turn of the reactor brings."""
+        if self._delivering or self._is_due:
+            return
+        if self.reserved > 1 and self.multiplexer.later is not None:
+            self._is_due = True
+            self.multiplexer.later(self._write)
+        else:
+            self._write()
+
+    def _write(self) -> None:
+        self._is_due = False
+        h2 = self.h2
+        while not self.is_congested:
+            out = h2.data_to_send(self.high)
+            if not out:
+                break
+            self.transport.writeSequence(out)
+        h2.take_drained()
+        if self._slow and not self.is_congested:
+            low = self.high // 2
+            for stream in [each for each in self._slow if h2.queued(each.id) <= low]:
+                self._slow.discard(stream)
+                stream.is_congested = False
+                if stream.owner is not None:
+                    stream.owner.upstream_drained()
+
+    def pauseProducing(self) -> None:
+        """The transport is above its high watermark: the application does not read."""
+        self.is_congested = True
+        self._unsent = self.transport.buffered
+        if self.state is not CONNECTING:
+            self._timer.set(self.multiplexer.seconds() + STALL_SECONDS)
+        for stream in list(self.streams.values()):
+            if not stream.is_congested and not stream.request_done and stream.owner is not None:
+                self.hold(stream)
+
+    def resumeProducing(self) -> None:
+        """Below the low watermark."""
+        self.is_congested = False
+        if self.state is not GONE:
+            if self.state is not CONNECTING:
+                self._timer.set(self.multiplexer.seconds() + self._next_look())
+            self._write()
+
+    def stopProducing(self) -> None:
+        """The transport is going; `connectionLost` follows."""
+
+    # -- time and the end ------------------------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """The connection's timer: is it connected in time, is anything stuck, is it idle for too long?"""
+        now = self.multiplexer.seconds()
+        if self.state is GONE:
+            return
+        if self.state is CONNECTING:
+            self._give_up(ConnectTimeout(f"{self.describe()} did not send its HTTP/2 settings within {self.pool.cluster.connect_timeout:g} s"))
+            return
+        if self.is_congested:
+            unsent = self.transport.buffered
+            if unsent and unsent == self._unsent:
+                self._lost(UpstreamClosed(f"{self.describe()} read nothing for {STALL_SECONDS:g} s"))
+                self.transport.abortConnection()
+                return
+            self._unsent = unsent
+            self._timer.set(now + STALL_SECONDS)
+            return
+        if self.h2.wants_write:
+            self._fail_stalled(now)
+        if self.streams:
+            self._used_at = now
+        elif (idle := self.pool.cluster.pool.idle_timeout) and now - self._used_at >= idle:
+            self.close()
+            return
+        if not self._is_answering(now):
+            self._lost(UpstreamClosed(f"{self.describe()} did not answer a PING"))
+            self.transport.abortConnection()
+            return
+        self._timer.set(now + self._next_look())
+
+    def _next_look(self) -> float:
+        options = self.multiplexer.options
+        wait: float = min(LOOK_SECONDS, self.pool.cluster.pool.idle_timeout or LOOK_SECONDS)
+        if options.keepalive_interval:
+            wait = min(wait, options.keepalive_interval, options.keepalive_timeout or wait)
+        return wait
+
+    def _is_answering(self, now: float) -> bool:
+        options = self.multiplexer.options
+        if not options.keepalive_interval:
+            return True
+        if self._pinged_at is not None:
+            return not options.keepalive_timeout or now - self._pinged_at < options.keepalive_timeout
+        if now - self._last_moved >= options.keepalive_interval:
+            self._pinged_at = now
+            self.h2.ping(_ALIVE_PING)
+            self._write()
+        return True
+
+    def _fail_stalled(self, now: float) -> None:
+        for stream_id, since in self.h2.stalled(now):
+            if now - since >= STALL_SECONDS:
+                stream = self.streams.get(stream_id)
+                self.h2.reset(stream_id, CANCEL)
+                if stream is not None:
+                    owner = stream.owner
+                    self.let_go(stream)
+                    if owner is not None:
+                        owner.response_failed(UpstreamClosed(f"{self.describe()} opened no window for {STALL_SECONDS:g} s"))
+        self._write()
+
+    def leave(self) -> None:
+        """No new streams; it closes when the last one has ended."""
+        if self.state is READY:
+            self.state = LEAVING
+            self.multiplexer.left(self)
+        self.close_if_unused()
+
+    def close_if_unused(self) -> None:
+        """A connection that takes no more streams and has none is closed."""
+        if self.state is LEAVING and not self.reserved:
+            self.close()
+
+    def close(self) -> None:
+        """Nobody uses it: say goodbye."""
+        if self.state is not GONE:
+            self.state = GONE
+            self._timer.clear()
+            self.multiplexer.forget(self)
+            self.h2.goaway(NO_ERROR)
+            self._write()
+            self.transport.loseConnection()
+
+    def __repr__(self) -> str:
+        return f"<H2ClientConnection {self.endpoint} {self.state} requests={self.requests} streams={len(self.streams)}>"
