@@ -18,6 +18,7 @@ from sidecar.address import Address
 Duration = Annotated[float, Meta(ge=0, extra={"syntax": "duration"})]
 Size = Annotated[int, Meta(ge=0, extra={"syntax": "size"})]
 Count = Annotated[int, Meta(ge=0)]
+Percent = Annotated[int, Meta(ge=0, le=100)]
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Origin = Annotated[str, Meta(extra={"internal": True})]
@@ -353,8 +354,31 @@ class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idle_timeout: Duration = POOL_IDLE_TIMEOUT_SECONDS
 
 
+class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's. Counts of 0 switch a detector
+    off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
+    """
+
+    consecutive_5xx: Count = 5
+    enforcing_consecutive_5xx: Percent = 100
+    consecutive_gateway_failure: Count = 5
+    enforcing_consecutive_gateway_failure: Percent = 0
+    interval: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
+    base_ejection_time: Duration = 30.0
+    max_ejection_time: Duration = 300.0
+    max_ejection_percent: Percent = 10
+    enforcing_success_rate: Percent = 100
+    success_rate_minimum_hosts: Count = 5
+    success_rate_request_volume: Count = 100
+    success_rate_stdev_factor: Count = 1900
+    enforcing_failure_percentage: Percent = 0
+    failure_percentage_threshold: Percent = 85
+    failure_percentage_minimum_hosts: Count = 5
+    failure_percentage_request_volume: Count = 50
+
+
 class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named group of like endpoints. `protocol`: "h1", "h2" (in cleartext with prior knowledge), or "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext."""
+    """A named group of like endpoints. `healthy_panic_threshold`: when fewer than so many percent of them are healthy, all are used. `protocol`: "h1", "h2" (in cleartext with prior knowledge), or "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext."""
 
     name: Name
     type: Literal["static"] = "static"
@@ -366,6 +390,8 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     protocol: Literal["h1", "h2", "auto"] = "h1"
     http2: HTTP2Options = HTTP2Options()
     pool: PoolLimits = PoolLimits()
+    outlier_detection: OutlierDetection | None = None
+    healthy_panic_threshold: Percent = 50
     head_bytes: Size = HEAD_BYTES
     head_fields: Count = HEAD_FIELDS
     watermark_bytes: Size = WATERMARK_BYTES

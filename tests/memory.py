@@ -242,6 +242,7 @@ class World:
         limits: HTTPLimits | None = None,
         tls: TLSFacts | None = None,
         auto: bool = True,
+        cluster: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -260,8 +261,8 @@ class World:
         self.attempts: list[Attempt] = []
         self.auto = auto
         addresses = tuple(Endpoint(address=Address("127.0.0.1", 8080 + i)) for i in range(endpoints))
-        cluster = Cluster(name="app", endpoints=addresses, pool=pool or PoolLimits(), watermark_bytes=1000)
-        self.connector = Connector(cluster, FirstUntried(), self._connect, self.clock.seconds, self.wheel.timer, None)
+        configured = Cluster(name="app", endpoints=addresses, pool=pool or PoolLimits(), watermark_bytes=1000, **(cluster or {}))
+        self.connector = Connector(configured, FirstUntried(), self._connect, self.clock.seconds, self.wheel.timer, None)
         self.route = self.make_route("default")
         self.routes: Callable[[Any], Any] = lambda head: self
         self.http.find_route = lambda head: self.routes(head)

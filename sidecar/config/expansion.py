@@ -300,6 +300,7 @@ class Expansion:
             balancer=balancer,
             connect_timeout=self._given(service, "connect_timeout"),
             pool=self._given(service, "pool"),
+            outlier_detection=self._given(service, "outlier_detection"),
         )
 
     def _upstream_tls(self, name: ScalarNode, service: MappingNode) -> MappingNode:

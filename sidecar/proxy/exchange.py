@@ -45,6 +45,7 @@ class Exchange(RequestWay, ResponseWay):
         if self.finished:
             return
         if self._response_sent or self.response is not None:
+            self._observe(503)
             self.error = error
             self._end_broken(error)
             return
@@ -54,7 +55,14 @@ class Exchange(RequestWay, ResponseWay):
             self._retried_stale = True
             self._dispatch(fresh=True)
             return
+        self._observe(503)
         self.fail(error)
+
+    def _observe(self, status: int) -> None:
+        """Tell the cluster how the attempt that was running ended, if it wants to know."""
+        observe = self._connector.observe
+        if observe is not None:
+            observe(self._picked, status)
 
     def _may_try_again(self, stream: Any, error: UpstreamError) -> bool:
         """A pooled connection that the application closed at the wrong moment is not the client's trouble: once, for a request that may be sent twice and
@@ -91,6 +99,8 @@ class Exchange(RequestWay, ResponseWay):
         if self._deadline and now >= self._deadline:
             route = self.route
             assert route is not None
+            if self.upstream is not None:
+                self._observe(504)
             self.fail(UpstreamTimeout(f"{self.cluster_name or 'the request'} did not answer within {route.timeout:g} s (route {route.name})"))
         elif idle and now - self._last_moved >= idle and not self.request_complete and not self._request_paused and not self.is_tunnel:
             self.fail(RequestTimeout(f"nothing of the request's body came for {idle:g} s (route {self.route_name})"))

@@ -35,6 +35,9 @@ class ResponseWay(PluginCalls):
         if head.end_stream:
             # The connection has gone back to the pool and may already carry somebody else's request: nothing here may touch it any more.
             self.upstream = None
+        observe = self._connector.observe
+        if observe is not None:
+            observe(self._picked, head.status)
         self.upstream_seconds = now - self.started
         self.response = head
         if self._deadline and self.route is not None and self.route.timeout_ends_with_head:

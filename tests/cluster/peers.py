@@ -20,6 +20,7 @@ class Endpoint:
     name: str
     weight: int = 1
     active: int = 0
+    health: Any = None
 
     @property
     def address(self) -> Address:

@@ -1,0 +1,172 @@
+"""How well endpoints are, as their answers tell (Envoy: outlier detection), and which of them may be used.
+
+Pure: what happened and `now` come in, and whether the set of usable endpoints changed comes out. An endpoint that does badly is ejected for
+`base_ejection_time`, times how often that happened lately; each interval that it gets through forgives one time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import Any
+
+from sidecar.model import OutlierDetection
+
+GATEWAY_STATUSES = frozenset({502, 503, 504})
+
+
+class Health:
+    """One endpoint's state. `ejected_until`: seconds, 0.0 while it is in use. `times`: ejections not yet forgiven. `reason`: of the last ejection."""
+
+    __slots__ = ("ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "name", "reason", "requests", "times")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.in_row = 0
+        self.gateway_in_row = 0
+        # Of the running interval.
+        self.requests = 0
+        self.failures = 0
+        self.ejected_until = 0.0
+        self.times = 0
+        self.ejections = 0
+        self.reason = ""
+
+    @property
+    def is_ejected(self) -> bool:
+        """Does it get no requests for now?"""
+        return self.ejected_until > 0.0
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """What `/clusters` shows."""
+        return {
+            "healthy": not self.is_ejected,
+            "consecutive_failures": self.in_row,
+            "ejections": self.ejections,
+            "ejected_for_seconds": round(max(0.0, self.ejected_until - now), 1),
+            "last_ejection": self.reason,
+        }
+
+
+class OutlierJudge:
+    """Judges the endpoints of one cluster. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection."""
+
+    __slots__ = ("_dice", "_ejected", "_settings", "healths", "next_interval")
+
+    def __init__(
+        self,
+        settings: OutlierDetection,
+        healths: Sequence[Health],
+        now: float,
+        dice: Callable[[], float],
+        ejected: Callable[[Health, float], None] = lambda health, seconds: None,
+    ) -> None:
+        self._settings = settings
+        self._dice = dice
+        self._ejected = ejected
+        self.healths = healths
+        self.next_interval = now + settings.interval
+
+    def observe(self, health: Health, status: int, now: float) -> bool:
+        """An attempt at this endpoint ended with `status` (503 for a connection that failed or broke, 504 for no answer in time). Was it ejected for it?"""
+        health.requests += 1
+        if status < 500:
+            health.in_row = health.gateway_in_row = 0
+            return False
+        settings = self._settings
+        health.failures += 1
+        health.in_row += 1
+        if status in GATEWAY_STATUSES:
+            health.gateway_in_row += 1
+        else:
+            health.gateway_in_row = 0
+        limit = settings.consecutive_5xx
+        if limit and health.in_row >= limit and self._eject(health, settings.enforcing_consecutive_5xx, f"{health.in_row} failures in a row", now):
+            return True
+        limit = settings.consecutive_gateway_failure
+        if not limit or health.gateway_in_row < limit:
+            return False
+        return self._eject(health, settings.enforcing_consecutive_gateway_failure, f"{health.gateway_in_row} gateway failures in a row", now)
+
+    def sweep(self, now: float) -> bool:
+        """Time went on: those whose time is over come back, and at the end of an interval the rates are judged. Did the usable endpoints change?"""
+        changed = False
+        for health in self.healths:
+            if health.is_ejected and now >= health.ejected_until:
+                health.ejected_until = 0.0
+                health.in_row = health.gateway_in_row = 0
+                changed = True
+        if now < self.next_interval:
+            return changed
+        self.next_interval = now + self._settings.interval
+        changed |= self._judge_success_rates(now)
+        changed |= self._judge_failure_percentages(now)
+        for health in self.healths:
+            if health.times and not health.is_ejected and not health.failures:
+                health.times -= 1
+            health.requests = health.failures = 0
+        return changed
+
+    def next_change(self) -> float:
+        """When `sweep` is to be called next, seconds."""
+        return min((health.ejected_until for health in self.healths if health.is_ejected), default=self.next_interval)
+
+    def _judge_success_rates(self, now: float) -> bool:
+        """Those far below the others: below the mean less `success_rate_stdev_factor` thousandths of the standard deviation."""
+        settings = self._settings
+        if not settings.enforcing_success_rate:
+            return False
+        judged = [each for each in self.healths if each.requests and each.requests >= settings.success_rate_request_volume and not each.is_ejected]
+        if not judged or len(judged) < settings.success_rate_minimum_hosts:
+            return False
+        rates = [1.0 - each.failures / each.requests for each in judged]
+        mean = sum(rates) / len(rates)
+        deviation = sqrt(sum((rate - mean) ** 2 for rate in rates) / len(rates))
+        threshold = mean - deviation * settings.success_rate_stdev_factor / 1000.0
+        changed = False
+        for health, rate in zip(judged, rates, strict=True):
+            if rate < threshold:
+                changed |= self._eject(health, settings.enforcing_success_rate, f"{rate:.1%} of its answers good where all have {mean:.1%}", now)
+        return changed
+
+    def _judge_failure_percentages(self, now: float) -> bool:
+        settings = self._settings
+        if not settings.enforcing_failure_percentage:
+            return False
+        judged = [each for each in self.healths if each.requests and each.requests >= settings.failure_percentage_request_volume and not each.is_ejected]
+        if len(judged) < settings.failure_percentage_minimum_hosts:
+            return False
+        changed = False
+        for health in judged:
+            percentage = 100.0 * health.failures / health.requests
+            if percentage >= settings.failure_percentage_threshold:
+                changed |= self._eject(health, settings.enforcing_failure_percentage, f"{percentage:.0f} % of its answers were failures", now)
+        return changed
+
+    def _eject(self, health: Health, enforcing: int, reason: str, now: float) -> bool:
+        """Take it out, unless that is not enforced this time or too many are out already. One may always be."""
+        settings = self._settings
+        if health.is_ejected or not enforcing or (enforcing < 100 and self._dice() * 100.0 >= enforcing):
+            return False
+        out = sum(each.is_ejected for each in self.healths)
+        if 100.0 * out >= settings.max_ejection_percent * len(self.healths):
+            return False
+        health.times += 1
+        health.ejections += 1
+        seconds = min(settings.base_ejection_time * health.times, max(settings.base_ejection_time, settings.max_ejection_time))
+        health.ejected_until = now + seconds
+        health.reason = reason
+        health.in_row = health.gateway_in_row = 0
+        self._ejected(health, seconds)
+        return True
+
+
+def usable(endpoints: Sequence[Any], panic_percent: float) -> tuple[list[Any], bool]:
+    """Which endpoints (with `weight` and `health`) a balancer may use, and whether that is panic: when fewer than `panic_percent` of them are well, all
+    are used, because the few would not survive everybody's requests, and whatever told that the others are ill may be wrong.
+    """
+    weighted = [endpoint for endpoint in endpoints if endpoint.weight > 0]
+    well = [endpoint for endpoint in weighted if endpoint.health is None or not endpoint.health.is_ejected]
+    if len(well) < len(weighted) and 100.0 * len(well) < panic_percent * len(weighted):
+        return weighted, True
+    return well, False

@@ -1,0 +1,147 @@
+"""Outlier detection, walked by hand through time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.cluster.health import Health, OutlierJudge, usable
+from sidecar.model import OutlierDetection
+from tests.cluster.peers import Endpoint
+
+
+class Judged:
+    """Some endpoints and their judge, with the clock in hand."""
+
+    def __init__(self, count: int = 2, dice: float = 0.5, **settings: object) -> None:
+        self.told: list[tuple[str, float]] = []
+        self.healths = [Health(str(number)) for number in range(count)]
+        self.now = 100.0
+        self.judge = OutlierJudge(
+            OutlierDetection(**{"max_ejection_percent": 100, **settings}),  # type: ignore[arg-type]
+            self.healths,
+            self.now,
+            lambda: dice,
+            lambda health, seconds: self.told.append((health.name, seconds)),
+        )
+
+    def see(self, *statuses: int, at: int = 0) -> list[bool]:
+        return [self.judge.observe(self.healths[at], status, self.now) for status in statuses]
+
+    def walk(self, seconds: float) -> bool:
+        """Time goes on, as the timer would see it; did anything change?"""
+        end, changed = self.now + seconds, False
+        while (next_change := self.judge.next_change()) <= end:
+            self.now = next_change
+            changed |= self.judge.sweep(self.now)
+        self.now = end
+        return changed
+
+    @property
+    def out(self) -> list[str]:
+        return [health.name for health in self.healths if health.is_ejected]
+
+
+def test_five_failures_in_a_row() -> None:
+    """The fifth ejects, and a success in between begins anew."""
+    judged = Judged()
+    assert not any(judged.see(500, 500, 500, 500, 200, 500, 500, 500, 500)) and judged.out == []
+    assert judged.see(500) == [True] and judged.out == ["0"]
+    assert judged.told == [("0", 30.0)] and judged.healths[0].reason == "5 failures in a row"
+
+
+def test_it_comes_back_on_time() -> None:
+    """After the base time, not before, and with a clean slate."""
+    judged = Judged()
+    judged.see(*[503] * 5)
+    assert not judged.walk(29.9) and judged.out == ["0"]
+    assert judged.walk(0.2) and judged.out == []
+    assert not any(judged.see(*[503] * 4))
+
+
+def test_ejections_grow_and_are_forgiven() -> None:
+    """Twice as long the second time, never above the limit; each interval without a failure forgives one."""
+    judged = Judged(max_ejection_time=70)
+    for _ in range(3):
+        judged.see(*[503] * 5)
+        while judged.out:
+            judged.walk(1)
+    assert [seconds for _, seconds in judged.told] == [30.0, 60.0, 70.0]
+    judged.walk(31)
+    judged.see(*[503] * 5)
+    assert judged.told[-1][1] == 30.0
+
+
+def test_gateway_failures_have_a_count_of_their_own() -> None:
+    """Only 502, 503 and 504 count."""
+    judged = Judged(consecutive_5xx=0, consecutive_gateway_failure=2, enforcing_consecutive_gateway_failure=100)
+    assert not any(judged.see(500, 500, 500, 502, 500, 504))
+    assert judged.see(503) == [True]
+
+
+def test_how_many_may_be_out() -> None:
+    """One always, then while the share is below the limit."""
+    judged = Judged(10, max_ejection_percent=20)
+    for number in range(10):
+        judged.see(*[503] * 5, at=number)
+    assert judged.out == ["0", "1"]
+    none = Judged(10, max_ejection_percent=0)
+    assert not any(none.see(*[503] * 5))
+    few = Judged(3, max_ejection_percent=10)
+    assert few.see(*[503] * 5)[-1] and not any(few.see(*[503] * 5, at=1))
+
+
+@pytest.mark.parametrize(("dice", "out"), [(0.29, True), (0.3, False)])
+def test_enforcing(dice: float, out: bool) -> None:
+    """In so many of 100 cases."""
+    assert Judged(dice=dice, enforcing_consecutive_5xx=30).see(*[503] * 5)[-1] is out
+
+
+def test_success_rate() -> None:
+    """One far below the others is out at the end of the interval; nobody is with too few endpoints or requests."""
+    for count, requests, out in ((10, 100, ["0"]), (4, 100, []), (10, 99, [])):
+        judged = Judged(count, consecutive_5xx=0)
+        for number in range(count):
+            judged.see(*([500] * 60 + [200] * (requests - 60) if number == 0 else [200] * requests), at=number)
+        judged.walk(9.9)
+        assert judged.out == []
+        judged.walk(0.2)
+        assert judged.out == out
+
+
+def test_failure_percentage() -> None:
+    """All that fail too often, whatever the others do."""
+    judged = Judged(5, consecutive_5xx=0, enforcing_success_rate=0, enforcing_failure_percentage=100)
+    for number in range(5):
+        judged.see(*[500] * (43 if number < 2 else 42), *[200] * (7 if number < 2 else 8), at=number)
+    judged.walk(10)
+    assert judged.out == ["0", "1"]
+
+
+def test_usable_and_panic() -> None:
+    """The well ones; all of them when too few are well; nobody with weight 0, and nobody at all without panic."""
+    endpoints = [Endpoint(str(number), int(number < 4)) for number in range(5)]
+    for endpoint in endpoints:
+        endpoint.health = Health(endpoint.name)
+    weighted = endpoints[:4]
+    assert usable(endpoints, 50) == (weighted, False)
+    endpoints[0].health.ejected_until = endpoints[1].health.ejected_until = 5.0
+    assert usable(endpoints, 50) == (weighted[2:], False)
+    endpoints[2].health.ejected_until = 5.0
+    assert usable(endpoints, 50) == (weighted, True)
+    assert usable(endpoints, 0) == (weighted[3:], False)
+    endpoints[3].health.ejected_until = 5.0
+    assert usable(endpoints, 0) == ([], False)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([200, 404, 500, 503]), st.floats(0, 20)), max_size=150), st.integers(0, 100))
+def test_always_within_the_share_and_always_back(events: list[tuple[int, int, float]], share: int) -> None:
+    """Whatever happens: never more out than one beyond the share, and everyone is back when nothing more happens."""
+    judged = Judged(4, max_ejection_percent=share, consecutive_5xx=2, success_rate_minimum_hosts=2, success_rate_request_volume=2)
+    for at, status, seconds in events:
+        judged.see(status, at=at)
+        judged.walk(seconds)
+        assert len(judged.out) == 0 or 100 * (len(judged.out) - 1) < share * 4
+    judged.walk(310)
+    assert judged.out == []
