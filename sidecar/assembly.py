@@ -28,7 +28,7 @@ from sidecar.downstream.tcp import TCPServerConnection
 from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.facts import ConnectionFacts
 from sidecar.headers import Headers
-from sidecar.http2 import H2Side, downstream_tls, register_h2_metrics
+from sidecar.http2 import H2Side, downstream_tls, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.message import RequestHead
@@ -41,7 +41,6 @@ from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.hash_policy import compile_hash_policies
-from sidecar.routing.hash_policy import compile_hash_policies
 from sidecar.routing.header_ops import compile_ops
 from sidecar.routing.normalize import normalize_path
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
@@ -53,6 +52,7 @@ from sidecar.telemetry.metrics import Registry
 from sidecar.transport.connector import connect
 from sidecar.transport.port import listen
 from sidecar.transport.wheel import TimerWheel
+from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.pool import Connector
 from sidecar.verdicts import BodyMode
 
@@ -78,11 +78,13 @@ class Sidecar:
         self.listeners: list[ListenerRuntime] = []
         self.https: list[HTTPRuntime] = []
         self.h2_chains: list[tuple[str, H2Side]] = []
+        self.h2_clusters: list[tuple[str, H2Side]] = []
         self.admin: AdminServer | None = None
         self.state = "starting"
         self.started_at = reactor.seconds()
         register_runtime_metrics(self)
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_chains, "downstream", "chain")
+        register_h2_metrics(self.registry.gauge_function, lambda: self.h2_clusters, "upstream", "cluster")
         self._plugins: dict[tuple[str, str, str], tuple[Any, Account]] = {}
         self._stats: dict[str, ExchangeStats] = {}
         self._started: list[Any] = []
@@ -295,7 +297,6 @@ class Sidecar:
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
-        runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
         runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))
@@ -365,12 +366,21 @@ class Sidecar:
         security = None
         if cluster.tls is not None:
             try:
-                slot = self.keyring.upstream_context(cluster.tls, self.config.node)
+                slot = self.keyring.upstream_context(upstream_tls(cluster), self.config.node)
             except ValueError as error:
                 raise ConfigError([_problem(cluster.origin, str(error))]) from None
             security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "")
         dial = partial(self._dial, cluster)
-        return Connector(cluster, balancer, dial, self.reactor.seconds, self.wheel.timer, security)
+        connector = Connector(cluster, balancer, dial, self.reactor.seconds, self.wheel.timer, security)
+        if cluster.protocol == "h2" or (cluster.protocol == "auto" and security is not None):
+            h2 = H2Side(cluster.http2, cluster.head_bytes, cluster.head_fields)
+            self.h2_clusters.append((cluster.name, h2))
+            later = partial(self.reactor.callLater, 0)
+            is_negotiated = cluster.protocol == "auto"
+            connector.multiplexer = Multiplexer(
+                connector, cluster.http2, h2.limits, self.reactor.seconds, self.wheel.timer, later, is_negotiated, h2.count
+            )
+        return connector
 
     def _dial(self, cluster: model.Cluster, address: Address, protocol: Any, tls: Any) -> Any:
         return connect(self.reactor, address, protocol, cluster.connect_timeout, bind_address=cluster.bind_address, tls=tls)
