@@ -21,7 +21,6 @@ from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
 from sidecar.message import RequestHead
 from sidecar.model import Cluster
-from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.h1 import READY, H1ClientConnection
 from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.multiplex import Multiplexer
