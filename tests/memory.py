@@ -79,6 +79,9 @@ class MemoryTransport:
         assert 0 <= low_bytes <= high_bytes
         self.high_bytes, self.low_bytes = high_bytes, low_bytes
 
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         assert streaming
         self.producer = producer

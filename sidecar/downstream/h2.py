@@ -1,11 +1,11 @@
 """HTTP/2 towards clients: one connection, many exchanges at once (RFC 9113).
 
 Each request gets a stream object, the `IDownstreamStream` of its exchange; used ones serve later requests. Bytes that were read are delivered as one batch, and
-what the batch produced is written in one go. While several exchanges run, what one of them flushes waits for the end of the reactor's turn, so that answers that
-arrive together leave together.
+what the batch produced is written in one go. While several exchanges run, what one of them flushes waits for the end of the reactor's turn, so that answers
+that arrive together leave together.
 
-Credit follows delivery: the octets of a request's body are credited when the exchange took them and did not ask to pause; what comes while it pauses waits here,
-bounded by the stream's window. Towards the client a stream that the peer's windows hold up tells its own exchange, and a transport that is full tells all.
+Credit follows delivery: the octets of a request's body are credited when the exchange took them and did not ask to pause; what comes while it pauses waits in
+the stream, bounded by its window. Towards the client a stream that the peer's windows hold up tells its own exchange, and a transport that is full tells all.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, HeadRefused, PingAcked, StreamReset, WindowOpened
 from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID, NO_ERROR
 from sidecar.codec.h2.limits import H2Limits
-from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused, UpstreamProtocolError
-from sidecar.headers import Headers
-from sidecar.interfaces import IDownstreamStream
+from sidecar.downstream.h2_stream import H2ServerStream
+from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused
 from sidecar.message import END, End, RequestHead, ResponseHead
 
 # A client that takes nothing of what waits for it for this long is gone for us, as over HTTP/1.1.
@@ -45,163 +44,15 @@ _ALIVE_PING = b"  alive?"
 OPEN, ANNOUNCED, LEAVING = range(3)  # nothing said; GOAWAY for no stream in particular; GOAWAY with the last one
 
 
-@implementer(IDownstreamStream)
-class H2ServerStream:
-    """One request of the connection. `id` 0: free."""
-
-    __slots__ = (
-        "_connection", "exchange", "held", "id", "inbox", "is_congested", "is_paused", "is_tunnel", "key", "request_done", "timer", "waits_for_tunnel",
-    )  # fmt: skip
-
-    def __init__(self, connection: H2ServerConnection) -> None:
-        self._connection = connection
-        self.timer = connection.runtime.wheel.timer(self._on_timer)
-        self.exchange: Any = None
-        self.inbox: list[bytes | End] = []
-        self.key = b""
-        self.begin(0, True)
-
-    def begin(self, stream_id: int, request_done: bool) -> None:
-        """A request begins."""
-        self.id = stream_id
-        self.request_done = request_done
-        self.held = 0  # octets with the exchange that are not credited yet
-        self.is_paused = self.is_congested = self.is_tunnel = self.waits_for_tunnel = False
-
-    def _on_timer(self) -> None:
-        # The timer of a stream that was used before may still be set: the exchange knows its own deadlines.
-        if self.exchange is not None:
-            self.exchange.timed_out()
-            self._connection.flush()
-
-    # -- what the exchange calls -----------------------------------------------------------------------------------------------------------------
-
-    def send_informational(self, head: ResponseHead) -> None:
-        """See `IDownstreamStream`."""
-        self._connection.h2.send_informational(self.id, head)
-
-    def send_head(self, head: ResponseHead) -> None:
-        """See `IDownstreamStream`."""
-        if self.waits_for_tunnel:
-            self._check_upgrade(head)
-        self._connection.h2.send_head(self.id, head, head.end_stream)
-
-    def _check_upgrade(self, head: ResponseHead) -> None:
-        """A 2xx to an extended CONNECT opens the tunnel, so no other answer may have one (RFC 8441, section 5)."""
-        if head.status == 101:
-            if self.key:
-                fields = head.headers.fields
-                accept = head.headers.get(websocket.ACCEPT)
-                if accept is not None and accept != websocket.accept_of(self.key):
-                    raise UpstreamProtocolError("the application's Sec-WebSocket-Accept does not fit the key (RFC 6455 section 4.1)")
-                head.headers.fields = [each for each in fields if each[0] != websocket.ACCEPT]
-        elif head.status < 300 and self.exchange is not None and self.exchange.request.method != b"CONNECT":
-            raise UpstreamProtocolError(f"the application answered a request to switch protocols with {head.status}")
-
-    def send_data(self, chunk: bytes) -> None:
-        """See `IDownstreamStream`."""
-        connection = self._connection
-        queued = connection.h2.send_data(self.id, chunk)
-        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.exchange is not None:
-            connection.hold(self)
-
-    def send_end(self, trailers: Headers | None) -> None:
-        """See `IDownstreamStream`."""
-        self._connection.h2.send_end(self.id, trailers)
-
-    def flush(self) -> None:
-        """See `IDownstreamStream`."""
-        self._connection.flush()
-
-    def open_tunnel(self) -> None:
-        """See `IDownstreamStream`."""
-        self.is_tunnel = True
-        self.request_done = False
-        if self.waits_for_tunnel:
-            self.waits_for_tunnel = False
-            self.deliver()
-
-    def reset(self, error: SidecarError) -> None:
-        """See `IDownstreamStream`."""
-        connection = self._connection
-        stream_id = self.id
-        connection.let_go(self)
-        connection.h2.reset(stream_id, error.h2_code)
-        connection.flush()
-
-    def release(self) -> None:
-        """See `IDownstreamStream`."""
-        connection = self._connection
-        stream_id = self.id
-        if not stream_id:
-            return
-        if self.is_tunnel:
-            connection.h2.send_end(stream_id, None)
-        is_done = self.request_done
-        connection.let_go(self)
-        if not is_done:
-            # RFC 9113, section 8.1: the answer is complete, and the rest of the request is not wanted.
-            connection.stop_request(stream_id)
-        connection.flush()
-
-    def pause_request(self) -> None:
-        """See `IDownstreamStream`."""
-        self.is_paused = True
-
-    def resume_request(self) -> None:
-        """See `IDownstreamStream`."""
-        self.is_paused = False
-        if not self.waits_for_tunnel and self.id:
-            self.deliver()
-
-    # -- what the connection calls ---------------------------------------------------------------------------------------------------------------
-
-    def receive(self, event: bytes | End) -> None:
-        """A part of the request arrived."""
-        if self.is_paused or self.waits_for_tunnel or self.inbox:
-            self.inbox.append(event)
-        elif event.__class__ is bytes:
-            self.held += len(event)
-            self.exchange.request_data(event)
-        else:
-            self.request_done = True
-            self.exchange.request_end(event.trailers)  # type: ignore[union-attr]
-
-    def deliver(self) -> None:
-        """What waited goes to the exchange as long as it takes it; then what it took is credited."""
-        inbox, stream_id = self.inbox, self.id
-        if inbox:
-            exchange = self.exchange
-            while inbox and not self.is_paused and self.id == stream_id and exchange is not None:
-                event = inbox.pop(0)
-                if event.__class__ is bytes:
-                    self.held += len(event)
-                    exchange.request_data(event)
-                else:
-                    self.request_done = True
-                    exchange.request_end(event.trailers)  # type: ignore[union-attr]
-            if self.id == stream_id and self.exchange is not None:
-                exchange.flush_request()
-        if self.id == stream_id and not self.is_paused and self.held:
-            self.credit()
-            self._connection.flush()
-
-    def credit(self) -> None:
-        """The exchange took it all."""
-        held, self.held = self.held, 0
-        self._connection.h2.consumed(self.id, held)
-
-    def __repr__(self) -> str:
-        return f"<H2ServerStream {self.id} exchange={self.exchange!r} held={self.held}>"
-
-
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol)
 class H2ServerConnection:
-    """`runtime`, `limits`, `begin`, `refuse`, `closed` and `scheme`: as for `H1ServerConnection`; `begin` is called with a stream. `options`: `model.HTTP2Options`."""
+    """`runtime`, `limits`, `begin`, `refuse`, `closed` and `scheme`: as for `H1ServerConnection`; `begin` is called with a stream.
+    `options`: `model.HTTP2Options`."""
 
     __slots__ = (
-        "_begin", "_busy_at", "_closed", "_closing", "_delivering", "_drain_state", "_free", "_is_due", "_last_moved", "_lingering", "_mid_since", "_pinged_at", "_refuse", "_slow",
-        "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "limits", "options", "requests", "runtime", "scheme", "timer", "transport",
+        "_begin", "_busy_at", "_closed", "_closing", "_delivering", "_drain_state", "_free", "_is_due", "_last_moved", "_lingering", "_mid_since",
+        "_pinged_at", "_refuse", "_slow", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "limits", "options", "requests", "runtime",
+        "scheme", "timer", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -452,6 +303,8 @@ class H2ServerConnection:
         if self._slow and not self.is_congested:
             self._tell_drained()
         h2.take_drained()
+        if self._drain_state == LEAVING and not self._streams:
+            self._drained()
 
     def _stop_answered(self) -> None:
         for stream_id in [each for each in self._stopping if not self.h2.queued(each)]:
@@ -505,7 +358,7 @@ class H2ServerConnection:
         if self._drain_state == ANNOUNCED:
             self._leave()
             return
-        if self.h2.wants_write:
+        if self.h2.open_streams:
             self._reset_stalled(now)
         if self._streams or self.h2.open_streams:
             self._busy_at = now
@@ -593,13 +446,14 @@ class H2ServerConnection:
             self._drained()
 
     def _drained(self) -> None:
-        if self._drain_state == LEAVING and not self._closing:
+        """The last exchange is over, though its answer may still wait for windows; others in this turn may have something to write."""
+        if self._drain_state == LEAVING and not self._closing and not self._is_due and not self.h2.open_streams:
             self._is_due = True
             self.runtime.clock.callLater(0, self._close_drained)
 
     def _close_drained(self) -> None:
         self._write()
-        if not self._streams and not self.h2.wants_write:
+        if not self._streams and not self.h2.open_streams and not self.h2.wants_write:
             self._shut()
 
     def _goodbye(self) -> None:

@@ -1,8 +1,6 @@
 """HTTP/2 towards an application: one connection, many streams (RFC 9113). Each stream object is the `IUpstreamStream` of one attempt.
 
-The connection counts as connected when the server's SETTINGS are here: then its limits are known, and whether it takes extended CONNECT. What was sent on a
-stream is kept until its answer begins, up to `REPLAY_BYTES`: a server that refuses a stream, or leaves with GOAWAY before it looked at it, has not seen the
-request, so it goes to another connection and nobody is told.
+The connection counts as connected when the server's SETTINGS are here: then its limits are known, and whether it takes extended CONNECT.
 """
 
 from __future__ import annotations
@@ -12,231 +10,21 @@ from typing import Any
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
 from zope.interface import implementer
 
-from sidecar.codec import websocket
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, GoAwayReceived, PingAcked, SettingsChanged, StreamReset, WindowOpened
 from sidecar.codec.h2.frames import CANCEL, NO_ERROR
-from sidecar.errors import ConnectFailed, ConnectTimeout, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
+from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamError, UpstreamProtocolError
 from sidecar.facts import TLSFacts
-from sidecar.headers import Headers
-from sidecar.interfaces import IUpstreamStream
-from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.upstream.h2_stream import H2ClientStream
 
 CONNECTING, READY, LEAVING, GONE = "connecting", "ready", "leaving", "gone"
 
-# Octets of a request kept until its answer begins, to send them again on another connection: unary gRPC calls fit, uploads are not held twice.
-REPLAY_BYTES = 64 * 1024
-# Connections that may refuse one request before its exchange is told: more than a server that restarts has.
-REPLAYS_LIMIT = 3
 # An application that takes nothing of what waits for it for this long is gone for us.
 STALL_SECONDS = 60.0
 # How often a busy connection is looked at: for streams that do not move, and PINGs without answer.
 LOOK_SECONDS = 15.0
 
 _ALIVE_PING = b"  alive?"
-
-Event = ResponseHead | bytes | End
-
-
-@implementer(IUpstreamStream)
-class H2ClientStream:
-    """One attempt on the connection. `id` 0: before its head was sent, or over."""
-
-    __slots__ = (
-        "_connection", "_ticket", "endpoint", "held", "id", "inbox", "is_congested", "is_over", "is_paused", "is_reused", "is_tunnel", "key", "owner", "replay",
-        "replay_octets", "replays", "request_done", "tls",
-    )  # fmt: skip
-
-    def __init__(self, connection: H2ClientConnection, owner: Any) -> None:
-        self._connection = connection
-        self.owner = owner
-        self.endpoint = connection.endpoint
-        self.tls = connection.tls
-        self.is_reused = connection.requests > 0
-        self.id = 0
-        self.held = 0  # octets with the exchange that are not credited yet
-        self.inbox: list[Event] | None = None
-        self.is_paused = self.is_congested = self.is_tunnel = self.request_done = self.is_over = False
-        self.key: bytes | None = None
-        self.replay: list[bytes | End] | None = None  # what was sent behind the head, while it may have to be sent again
-        self.replay_octets = 0
-        self.replays = 0
-        self._ticket: Any = None
-
-    @property
-    def request(self) -> RequestHead:
-        """The request's head, for whoever decides about it."""
-        head: RequestHead = self.owner.request
-        return head
-
-    # -- what the exchange calls -----------------------------------------------------------------------------------------------------------------
-
-    def send_head(self, head: RequestHead) -> None:
-        """See `IUpstreamStream`. Raises `UpstreamProtocolError` when the server takes no extended CONNECT and the request needs it."""
-        connection = self._connection
-        h2 = connection.h2
-        end = head.end_stream
-        if head.upgrade is not None or head.method == b"CONNECT":
-            end = False
-            if head.upgrade is not None and not h2.peer.connect_protocol:
-                raise UpstreamProtocolError(f"{connection.describe()} does not take upgrades over HTTP/2 (RFC 8441)")
-        stream_id = h2.open_stream()
-        if stream_id is None:
-            raise UpstreamClosed(f"{connection.describe()} takes no more streams on this connection")
-        self.id = stream_id
-        connection.streams[stream_id] = self
-        self.request_done = end
-        if head.upgrade == websocket.NAME:
-            self.key = head.headers.get(websocket.KEY)
-            fields = [each for each in head.headers.fields if each[0] != websocket.KEY]
-            head = RequestHead(head.method, head.path, head.authority, Headers(fields), 20, head.scheme, None, False, head.upgrade)
-        h2.send_head(stream_id, head, end)
-
-    def send_data(self, chunk: bytes) -> None:
-        """See `IUpstreamStream`."""
-        if self._ticket is not None:
-            self._keep_waiting(chunk)
-            return
-        if self.replay is not None or not self.replay_octets:
-            self._keep(chunk, len(chunk))
-        connection = self._connection
-        queued = connection.h2.send_data(self.id, chunk)
-        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.owner is not None:
-            connection.hold(self)
-
-    def _keep(self, event: bytes | End, octets: int) -> None:
-        """It may have to be sent again."""
-        self.replay_octets += octets
-        if self.replay_octets > REPLAY_BYTES:
-            self.replay = None
-        elif self.replay is None:
-            self.replay = [event]
-        else:
-            self.replay.append(event)
-
-    def _keep_waiting(self, event: bytes | End) -> None:
-        """There is no stream to send it on yet: no more, please."""
-        if self.replay is None:
-            self.replay = []
-        self.replay.append(event)
-        if not self.is_congested:
-            self.is_congested = True
-            self.owner.upstream_congested()
-
-    def send_end(self, trailers: Headers | None) -> None:
-        """See `IUpstreamStream`."""
-        self.request_done = True
-        if self._ticket is not None:
-            self._keep_waiting(End(trailers))
-            return
-        if self.replay is not None or not self.replay_octets:
-            self._keep(End(trailers), 0)
-        self._connection.h2.send_end(self.id, trailers)
-
-    def flush(self) -> None:
-        """See `IUpstreamStream`."""
-        self._connection.flush()
-
-    def open_tunnel(self) -> None:
-        """See `IUpstreamStream`."""
-        self.is_tunnel = True
-        self.request_done = False
-
-    def reset(self, error: SidecarError) -> None:
-        """See `IUpstreamStream`."""
-        self.owner = None
-        if self._ticket is not None:
-            self._ticket.cancel()
-            self._ticket = None
-            return
-        connection, stream_id = self._connection, self.id
-        connection.let_go(self)
-        if stream_id:
-            connection.h2.reset(stream_id, CANCEL)
-            connection.flush()
-
-    def pause_response(self) -> None:
-        """See `IUpstreamStream`."""
-        self.is_paused = True
-
-    def resume_response(self) -> None:
-        """See `IUpstreamStream`."""
-        self.is_paused = False
-        self._connection.resume(self)
-
-    # -- what the connection calls ---------------------------------------------------------------------------------------------------------------
-
-    def receive(self, event: Event) -> None:
-        """A part of the answer. The owner may be another one afterwards, or none."""
-        owner = self.owner
-        kind = event.__class__
-        try:
-            if kind is bytes:
-                self.held += len(event)  # type: ignore[arg-type]
-                owner.response_data(event)
-            elif kind is ResponseHead:
-                self._response_head(owner, event)
-            elif self.is_tunnel:
-                self._connection.finish(self)
-                owner.response_end(None)
-            else:
-                self._connection.finish(self)
-                owner.response_end(event.trailers)  # type: ignore[union-attr]
-        except SidecarError as error:
-            # A writer refused what filters made of the message.
-            owner.fail(error)
-
-    def _response_head(self, owner: Any, head: Any) -> None:
-        self.replay = None
-        self.replay_octets = 1
-        if head.status == 101:
-            if self.key is not None:
-                head.headers.fields = [each for each in head.headers.fields if each[0] != websocket.ACCEPT]
-                head.headers.fields.append(websocket.accept_field(self.key))
-        elif head.end_stream and head.status >= 200:
-            self._connection.finish(self)
-        owner.response_head(head)
-
-    # -- a second try ----------------------------------------------------------------------------------------------------------------------------
-
-    def may_replay(self) -> bool:
-        """Is all that was sent still here? Then the same request can go to another connection."""
-        return self.replays < REPLAYS_LIMIT and (self.replay is not None or self.replay_octets == 0)
-
-    def wait_for_another(self) -> None:
-        """The server did not take the stream: ask for one elsewhere. The exchange keeps this object until there is one."""
-        self._ticket = self._connection.multiplexer.again(self, self._connection)
-
-    def upstream_ready(self, stream: Any) -> None:
-        """There is another stream: the exchange is told, sends the head, and what was sent before follows."""
-        owner, self.owner, self._ticket = self.owner, None, None
-        stream.owner = owner
-        replay, self.replay = self.replay, None
-        owner.upstream_ready(stream)
-        if owner.upstream is not stream:
-            return
-        if isinstance(stream, H2ClientStream):
-            stream.replays = self.replays + 1
-        for event in replay or ():
-            if owner.upstream is not stream:
-                return
-            if isinstance(event, End):
-                stream.send_end(event.trailers)
-            else:
-                stream.send_data(event)
-        stream.flush()
-        if self.is_paused:
-            stream.pause_response()
-        if self.is_congested:
-            owner.upstream_drained()
-
-    def upstream_unavailable(self, error: UpstreamError, endpoint: Any) -> None:
-        """There will be none."""
-        owner, self.owner, self._ticket = self.owner, None, None
-        owner.response_failed(error)
-
-    def __repr__(self) -> str:
-        return f"<H2ClientStream {self.id} owner={self.owner!r} held={self.held}>"
 
 
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol, IHandshakeListener)
@@ -379,7 +167,9 @@ class H2ClientConnection:
         elif stream.is_tunnel and event.by_peer and event.code == NO_ERROR:
             owner.response_end(None)
         elif event.by_peer:
-            owner.response_failed(UpstreamClosed(f"{self.describe()} reset the stream (code {event.code})"))
+            error = UpstreamClosed(f"{self.describe()} reset the stream (code {event.code})")
+            error.retry_safe = event.retry_safe
+            owner.response_failed(error)
         else:
             owner.response_failed(UpstreamProtocolError(event.reason))
 
@@ -576,7 +366,7 @@ class H2ClientConnection:
             self._unsent = unsent
             self._timer.set(now + STALL_SECONDS)
             return
-        if self.h2.wants_write:
+        if self.streams:
             self._fail_stalled(now)
         if self.streams:
             self._used_at = now

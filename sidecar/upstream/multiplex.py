@@ -17,7 +17,8 @@ from sidecar.codec.h2.limits import H2Limits
 from sidecar.errors import UpstreamError
 from sidecar.model import HTTP2Options
 from sidecar.upstream.h1 import H1ClientConnection
-from sidecar.upstream.h2 import H2ClientConnection, H2ClientStream
+from sidecar.upstream.h2 import H2ClientConnection
+from sidecar.upstream.h2_stream import H2ClientStream
 
 
 class Multiplexer:

@@ -101,7 +101,9 @@ class Connector:
         self.is_secure = security is not None
         self.connections = 0
         self.pending = 0
-        self.counters = {"requests": 0, "connections_opened": 0, "connect_failures": 0, "overflows": 0, "no_endpoint": 0, "evicted": 0}
+        # Exchanges that are being retried now; their part keeps count.
+        self.retries = 0
+        self.counters = {"requests": 0, "connections_opened": 0, "connect_failures": 0, "overflows": 0, "no_endpoint": 0, "evicted": 0, "retries": 0, "retries_denied": 0}
         self._balancer = balancer
         self._connect = connect
         self._seconds = seconds
@@ -110,8 +112,7 @@ class Connector:
         self._sweep_armed = False
         self.pools: list[EndpointPool] = [EndpointPool(endpoint.address, endpoint.weight) for endpoint in cluster.endpoints]
         self._stopped = False
-        # Shares HTTP/2 connections out; None for a cluster that speaks HTTP/1.1 alone.
-        self.multiplexer: Multiplexer | None = None
+        self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
         balancer.update([pool for pool in self.pools if pool.weight > 0])
         self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, self.pools, balancer.update, seconds, timer)
         # observe(endpoint, status): how an attempt ended; None when nobody asks.
@@ -152,9 +153,8 @@ class Connector:
 
     def wait(self, pool: EndpointPool, owner: Any, fresh: bool = False) -> Ticket:
         """A place in the queue for a connection to this endpoint."""
-        ticket = Ticket(self, pool, owner, fresh)
-        pool.waiting.append(ticket)
         self.pending += 1
+        pool.waiting.append(ticket := Ticket(self, pool, owner, fresh))
         self._grow(pool)
         return ticket
 
@@ -199,15 +199,12 @@ class Connector:
         if self.observe is not None:
             self.observe(pool, 503)
         self.report(error)
-        owner = self._next_owner(pool)
-        if owner is not None:
-            owner.upstream_unavailable(error or ConnectFailed(f"{self.describe(pool)} closed the connection at once"), pool)
-        if self.multiplexer is not None and not pool.connecting:
-            # They waited for this one as well, to share it.
-            for _ in range(len(pool.waiting)):
-                owner = self._next_owner(pool)
-                if owner is not None:
-                    owner.upstream_unavailable(error or ConnectFailed(f"{self.describe(pool)} closed the connection at once"), pool)
+        why = error or ConnectFailed(f"{self.describe(pool)} closed the connection at once")
+        # HTTP/2's waiting requests would all have shared it.
+        for _ in range(1 if self.multiplexer is None or pool.connecting else len(pool.waiting)):
+            owner = self._next_owner(pool)
+            if owner is not None:
+                owner.upstream_unavailable(why, pool)
         self._serve_waiting()
 
     def released(self, connection: H1ClientConnection, reusable: bool) -> None:
@@ -331,11 +328,8 @@ class Connector:
                     return
                 # What was closed may have served another queue, or this one, on its way out: look again.
                 continue
-            connection: Any
-            if self.multiplexer is None:
-                connection = H1ClientConnection(self, pool, self.cluster.head_bytes, self.cluster.head_fields)
-            else:
-                connection = self.multiplexer.new_connection(pool)
+            cluster, shared = self.cluster, self.multiplexer
+            connection: Any = H1ClientConnection(self, pool, cluster.head_bytes, cluster.head_fields) if shared is None else shared.new_connection(pool)
             pool.connecting.add(connection)
             pool.connections += 1
             self.connections += 1

@@ -1,0 +1,166 @@
+"""One request on an HTTP/2 connection: the `IDownstreamStream` of its exchange. Made and used again by `downstream.h2`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zope.interface import implementer
+
+from sidecar.codec import websocket
+from sidecar.errors import SidecarError, UpstreamProtocolError
+from sidecar.headers import Headers
+from sidecar.interfaces import IDownstreamStream
+from sidecar.message import End, ResponseHead
+
+if TYPE_CHECKING:
+    from sidecar.downstream.h2 import H2ServerConnection
+
+
+@implementer(IDownstreamStream)
+class H2ServerStream:
+    """One request of the connection. `id` 0: free."""
+
+    __slots__ = (
+        "_connection", "exchange", "held", "id", "inbox", "is_congested", "is_paused", "is_tunnel", "key", "request_done", "timer", "waits_for_tunnel",
+    )  # fmt: skip
+
+    def __init__(self, connection: H2ServerConnection) -> None:
+        self._connection = connection
+        self.timer = connection.runtime.wheel.timer(self._on_timer)
+        self.exchange: Any = None
+        self.inbox: list[bytes | End] = []
+        self.key = b""
+        self.begin(0, True)
+
+    def begin(self, stream_id: int, request_done: bool) -> None:
+        """A request begins."""
+        self.id = stream_id
+        self.request_done = request_done
+        self.held = 0  # octets with the exchange that are not credited yet
+        self.is_paused = self.is_congested = self.is_tunnel = self.waits_for_tunnel = False
+
+    def _on_timer(self) -> None:
+        # The timer of a stream that was used before may still be set: the exchange knows its own deadlines.
+        if self.exchange is not None:
+            self.exchange.timed_out()
+            self._connection.flush()
+
+    # -- what the exchange calls -----------------------------------------------------------------------------------------------------------------
+
+    def send_informational(self, head: ResponseHead) -> None:
+        """See `IDownstreamStream`."""
+        self._connection.h2.send_informational(self.id, head)
+
+    def send_head(self, head: ResponseHead) -> None:
+        """See `IDownstreamStream`."""
+        if self.waits_for_tunnel:
+            self._check_upgrade(head)
+        self._connection.h2.send_head(self.id, head, head.end_stream)
+
+    def _check_upgrade(self, head: ResponseHead) -> None:
+        """A 2xx to an extended CONNECT opens the tunnel, so no other answer may have one (RFC 8441, section 5)."""
+        if head.status == 101:
+            if self.key:
+                fields = head.headers.fields
+                accept = head.headers.get(websocket.ACCEPT)
+                if accept is not None and accept != websocket.accept_of(self.key):
+                    raise UpstreamProtocolError("the application's Sec-WebSocket-Accept does not fit the key (RFC 6455 section 4.1)")
+                head.headers.fields = [each for each in fields if each[0] != websocket.ACCEPT]
+        elif head.status < 300 and self.exchange is not None and self.exchange.request.method != b"CONNECT":
+            raise UpstreamProtocolError(f"the application answered a request to switch protocols with {head.status}")
+
+    def send_data(self, chunk: bytes) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        queued = connection.h2.send_data(self.id, chunk)
+        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.exchange is not None:
+            connection.hold(self)
+
+    def send_end(self, trailers: Headers | None) -> None:
+        """See `IDownstreamStream`."""
+        self._connection.h2.send_end(self.id, trailers)
+
+    def flush(self) -> None:
+        """See `IDownstreamStream`."""
+        self._connection.flush()
+
+    def open_tunnel(self) -> None:
+        """See `IDownstreamStream`."""
+        self.is_tunnel = True
+        self.request_done = False
+        if self.waits_for_tunnel:
+            self.waits_for_tunnel = False
+            self.deliver()
+
+    def reset(self, error: SidecarError) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        stream_id = self.id
+        connection.let_go(self)
+        connection.h2.reset(stream_id, error.h2_code)
+        connection.flush()
+
+    def release(self) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        stream_id = self.id
+        if not stream_id:
+            return
+        if self.is_tunnel:
+            connection.h2.send_end(stream_id, None)
+        is_done = self.request_done
+        connection.let_go(self)
+        if not is_done:
+            # RFC 9113, section 8.1: the answer is complete, and the rest of the request is not wanted.
+            connection.stop_request(stream_id)
+        connection.flush()
+
+    def pause_request(self) -> None:
+        """See `IDownstreamStream`."""
+        self.is_paused = True
+
+    def resume_request(self) -> None:
+        """See `IDownstreamStream`."""
+        self.is_paused = False
+        if not self.waits_for_tunnel and self.id:
+            self.deliver()
+
+    # -- what the connection calls ---------------------------------------------------------------------------------------------------------------
+
+    def receive(self, event: bytes | End) -> None:
+        """A part of the request arrived."""
+        if self.is_paused or self.waits_for_tunnel or self.inbox:
+            self.inbox.append(event)
+        elif event.__class__ is bytes:
+            self.held += len(event)
+            self.exchange.request_data(event)
+        else:
+            self.request_done = True
+            self.exchange.request_end(event.trailers)  # type: ignore[union-attr]
+
+    def deliver(self) -> None:
+        """What waited goes to the exchange as long as it takes it; then what it took is credited."""
+        inbox, stream_id = self.inbox, self.id
+        if inbox:
+            exchange = self.exchange
+            while inbox and not self.is_paused and self.id == stream_id and exchange is not None:
+                event = inbox.pop(0)
+                if event.__class__ is bytes:
+                    self.held += len(event)
+                    exchange.request_data(event)
+                else:
+                    self.request_done = True
+                    exchange.request_end(event.trailers)  # type: ignore[union-attr]
+            if self.id == stream_id and self.exchange is not None:
+                exchange.flush_request()
+        if self.id == stream_id and not self.is_paused and self.held:
+            self.credit()
+            self._connection.flush()
+
+    def credit(self) -> None:
+        """The exchange took it all."""
+        held, self.held = self.held, 0
+        self._connection.h2.consumed(self.id, held)
+
+    def __repr__(self) -> str:
+        return f"<H2ServerStream {self.id} exchange={self.exchange!r} held={self.held}>"
