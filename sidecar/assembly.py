@@ -35,6 +35,7 @@ from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
 from sidecar.plugins import Finder
 from sidecar.policy.descriptors import compile_descriptors
+from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
@@ -297,6 +298,7 @@ class Sidecar:
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
+        runtime.retry = None if route.retry is None else RetryRules(route.retry)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
         runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))

@@ -19,6 +19,7 @@ Duration = Annotated[float, Meta(ge=0, extra={"syntax": "duration"})]
 Size = Annotated[int, Meta(ge=0, extra={"syntax": "size"})]
 Count = Annotated[int, Meta(ge=0)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
+RetryOn = Literal["connect-failure", "refused-stream", "reset", "timeout", "gateway-error", "5xx"]
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Origin = Annotated[str, Meta(extra={"internal": True})]
@@ -144,6 +145,37 @@ class FilterOverride(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     origin: Origin = ""
 
 
+class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Before the n-th retry a random time up to `base` * 2^(n-1), at most `max` (Envoy: retry_back_off)."""
+
+    base: Duration = 0.025
+    max: Duration = 0.25
+
+
+class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many retries may run in a cluster at a time: so many percent of its running requests, but at least `min_retry_concurrency`."""
+
+    budget_percent: Percent = 20
+    min_retry_concurrency: Count = 3
+
+
+class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well. Only what is safe is sent twice:
+    idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
+    body is not kept for it. `per_try_timeout`: 0 for none. `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none.
+    """
+
+    on: tuple[RetryOn, ...] = ("connect-failure", "refused-stream", "reset", "timeout", "gateway-error")
+    retriable_statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = ()
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    per_try_timeout: Duration = 0.0
+    backoff: Backoff = Backoff()
+    retry_after_max: Duration = 1.0
+    idempotency_headers: tuple[str, ...] = ("idempotency-key",)
+    body_bytes: Size = 64 * 1024
+    budget: RetryBudget | None = RetryBudget()
+
+
 class HashPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the request by which a consistent hash chooses the endpoint: exactly one of `header`, `cookie`, `source_address`, `query`.
 
@@ -180,6 +212,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     response_headers: HeaderOps | None = None
     filters: tuple[FilterOverride, ...] = ()
     hash_policy: tuple[HashPolicy, ...] = ()
+    retry: Retry | None = None
     origin: Origin = ""
 
 

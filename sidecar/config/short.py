@@ -10,7 +10,21 @@ from sidecar.address import Address
 from sidecar.config.checks import CHECKS, PLACES, node, plugin_ref
 from sidecar.config.convert import Check, Record
 from sidecar.config.suggest import listing
-from sidecar.model import DRAIN_SECONDS, Admin, Certificate, Cluster, Duration, Endpoint, Listener, Name, OutlierDetection, PluginRef, PoolLimits, RouteTable
+from sidecar.model import (
+    DRAIN_SECONDS,
+    Admin,
+    Certificate,
+    Cluster,
+    Duration,
+    Endpoint,
+    Listener,
+    Name,
+    OutlierDetection,
+    PluginRef,
+    PoolLimits,
+    Retry,
+    RouteTable,
+)
 
 # Kinds under `extensions`, and what becomes of them. The others stand where they are used: `balancer` of a service, `source` of the identity.
 LISTED_KINDS = ("connection-filter", "authenticator", "authorizer", "rate-limiter", "filter", "access-log", "tracer", "span-exporter")
@@ -61,6 +75,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     balancer: str | PluginRef | None = None
     pool: PoolLimits | None = None
     outlier_detection: OutlierDetection | None = None
+    retry: Retry | None = None
 
 
 class Outbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

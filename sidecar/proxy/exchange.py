@@ -30,11 +30,12 @@ from sidecar.proxy.exchange_state import IDEMPOTENT
 from sidecar.proxy.record import make_record
 from sidecar.proxy.request_way import RequestWay
 from sidecar.proxy.response_way import ResponseWay
+from sidecar.proxy.retrying import RetryWay
 from sidecar.proxy.steps import is_awaitable
 
 
 @implementer(IExchange, IStreamOwner)
-class Exchange(RequestWay, ResponseWay):
+class Exchange(RequestWay, ResponseWay, RetryWay):
     """See the module. Made by the downstream connection for each request, then `start()`ed."""
 
     __slots__ = ()
@@ -56,7 +57,8 @@ class Exchange(RequestWay, ResponseWay):
             self._dispatch(fresh=True)
             return
         self._observe(503)
-        self.fail(error)
+        if self._retry is None or not self._retries_error(error, self._picked):
+            self.fail(error)
 
     def _observe(self, status: int) -> None:
         """Tell the cluster how the attempt that was running ended, if it wants to know."""
@@ -183,6 +185,8 @@ class Exchange(RequestWay, ResponseWay):
         self.finished = True
         http = self.http
         http.active -= 1
+        if self._retry is not None:
+            self._retry.finish()
         http.requests += 1
         if self._awaited:
             for deferred in self._awaited:

@@ -40,8 +40,10 @@ class ExchangeState:
         "_response_paused",
         "_response_sent",
         "_retried_stale",
+        "_retry",
         "_ticket",
         "_tried",
+        "_upstream_is_congested",
         "attempts",
         "caller",
         "chain",
@@ -119,6 +121,9 @@ class ExchangeState:
         self._deadline = 0.0
         # Set-Cookie for a client that a hash policy gave a cookie, and the key made of it.
         self._cookie: Any = None
+        # `retrying.Retrying` where the route has a retry policy.
+        self._retry: Any = None
+        self._upstream_is_congested = False
 
     # -- what hooks may use besides the attributes ---------------------------------------------------------------------------------------------
 
@@ -189,10 +194,12 @@ class ExchangeState:
 
     def upstream_congested(self) -> None:
         """From upstream: the application reads slowly."""
+        self._upstream_is_congested = True
         self._pause_request()
 
     def upstream_drained(self) -> None:
         """From upstream: the application caught up."""
+        self._upstream_is_congested = False
         self._last_moved = self.http.seconds()
         self._resume_request()
 
@@ -226,5 +233,11 @@ class ExchangeState:
         def _dispatch(self, fresh: bool = False) -> None: ...
         def _local_reply(self, head: ResponseHead, body: bytes) -> None: ...
         def _abandon_upstream(self, error: SidecarError) -> None: ...
+        def _request_out(self, chunk: bytes) -> None: ...
+        def _request_out_end(self, trailers: Headers | None) -> None: ...
+        def _observe(self, status: int) -> None: ...
+        def _begin_retries(self, rules: Any) -> None: ...
+        def _retries_error(self, error: SidecarError, endpoint: Any) -> bool: ...
+        def _retries_response(self, retry: Any, head: ResponseHead) -> bool: ...
         def _stop_flows(self) -> None: ...
         def _finish(self) -> None: ...

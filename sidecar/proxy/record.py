@@ -23,6 +23,9 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
     trace = exchange.trace
     agent = request.headers.get(b"user-agent")
     upstream_seconds = exchange.upstream_seconds
+    flags = "" if error is None else error.flag
+    if exchange._retry is not None and exchange._retry.is_exhausted:
+        flags = f"{flags},URX" if flags else "URX"
     # Positional, in the order of the fields: naming thirty arguments would cost two microseconds of each request.
     return ExchangeRecord(
         exchange.started,
@@ -34,7 +37,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         exchange.path.decode("latin-1"),
         _PROTOCOLS[request.version],
         exchange.status,
-        "" if error is None else error.flag,
+        flags,
         "" if error is None else error.code,
         "" if error is None else error.side,
         "" if error is None else error.sentence,

@@ -187,9 +187,13 @@ class RequestWay(PluginCalls):
                 # What a rewrite or redirect would make of this path is no path any more.
                 self.fail(error)
                 return
+        if route.retry is not None:
+            self._begin_retries(route.retry)
         chain = self.chain
         if (chain.request_body or chain.request_trailers) and not request.end_stream:
             self._begin_request_flow(chain, request)
+        elif self._retry is not None and not request.end_stream:
+            self._flow = self._retry
         inbox, self._inbox = self._inbox, None
         if self._flow is None or not chain.buffers_request:
             self._dispatch()
@@ -204,7 +208,9 @@ class RequestWay(PluginCalls):
             self.flush_request()
 
     def _begin_request_flow(self, chain: Chain, request: RequestHead) -> None:
-        self._flow = BodyFlow(self, chain.request_body, chain.request_trailers, self._request_out, self._request_out_end, self._request_too_large, self.verdict)
+        retry = self._retry
+        out, out_end = (self._request_out, self._request_out_end) if retry is None else (retry.data, retry.end)
+        self._flow = BodyFlow(self, chain.request_body, chain.request_trailers, out, out_end, self._request_too_large, self.verdict)
         if chain.buffers_request:
             if request.expects_continue:
                 # The application is asked only when the body is whole, so nobody else can tell the client to send it.
@@ -265,6 +271,7 @@ class RequestWay(PluginCalls):
         self._outbox = None
         for event in outbox:
             if self.upstream is not stream:
+                self._resume_request()
                 return
             if isinstance(event, End):
                 stream.send_end(event.trailers)
@@ -279,7 +286,8 @@ class RequestWay(PluginCalls):
             self.endpoint = endpoint.address
             self.endpoint_text = endpoint.text
         self.notes.append(("connector", error.sentence))
-        self.fail(error)
+        if self._retry is None or not self._retries_error(error, endpoint):
+            self.fail(error)
 
     def request_data(self, chunk: bytes) -> None:
         """From downstream: a chunk of the body or tunnel."""

@@ -38,6 +38,9 @@ class ResponseWay(PluginCalls):
         observe = self._connector.observe
         if observe is not None:
             observe(self._picked, head.status)
+        retry = self._retry
+        if retry is not None and head.status in retry.rules.statuses and self._retries_response(retry, head):
+            return
         self.upstream_seconds = now - self.started
         self.response = head
         if self._deadline and self.route is not None and self.route.timeout_ends_with_head:

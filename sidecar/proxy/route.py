@@ -30,6 +30,7 @@ class RouteRuntime:
         "idle_timeout",
         "name",
         "pick_connector",
+        "retry",
         "rewrite",
         "timeout",
         "timeout_ends_with_head",
@@ -43,6 +44,8 @@ class RouteRuntime:
         self.cluster_name = ""
         self.pick_connector: Callable[[float], Any] | None = None
         self.answer: Callable[[RequestHead], tuple[Any, bytes]] | None = None
+        # `policy.retry.RetryRules`
+        self.retry: Any = None
         self.rewrite: Callable[[RequestHead], None] | None = None
         self.edit_request: HeadEdit | None = None
         self.edit_response: HeadEdit | None = None

@@ -1,0 +1,232 @@
+"""Further attempts, through the whole path: what is sent twice, where to, when, and what is never."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.errors import ConnectFailed
+from sidecar.model import PoolLimits, Retry, RetryBudget
+from sidecar.policy.retry import RetryRules
+from tests.memory import GET, OK, POST, UPGRADE, World
+
+BAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nbad"
+KEYED = b"POST /a HTTP/1.1\r\nHost: app\r\nIdempotency-Key: 7\r\nContent-Length: 5\r\n\r\n"
+PUT = b"PUT /a HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\n"
+
+
+class Retried(World):
+    """Three endpoints, taken in order, and a route that retries."""
+
+    def __init__(self, endpoints: int = 3, auto: bool = True, plugins: tuple[Any, ...] = (), pool: PoolLimits | None = None, **settings: Any) -> None:
+        super().__init__(*plugins, endpoints=endpoints, auto=auto, pool=pool)
+        self.route.retry = RetryRules(Retry(**settings))
+
+    def wait(self, seconds: float = 0.3) -> Any:
+        """The backoff passes and the next connection is there: the application's new end."""
+        self.clock.advance(seconds)
+        self.clock.advance(0)
+        return self.app
+
+    @property
+    def ports(self) -> list[int]:
+        return [attempt.address.port for attempt in self.attempts]
+
+    def said(self) -> str:
+        return "\n".join(what for who, what in self.records[-1].notes if who == "retry")
+
+
+def test_a_bad_answer_is_not_seen_by_the_client() -> None:
+    """503 from the first, 200 from the second: the client gets 200, the record tells both."""
+    world = Retried()
+    client, app = world.send(GET)
+    app.receive(BAD)
+    assert client.take() == b""
+    world.wait().receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ") and world.ports == [8080, 8081]
+    world.ended_once(200)
+    record = world.records[0]
+    assert record.attempts == 2 and record.flags == "" and record.endpoint.endswith(":8081")
+    assert world.said().startswith("status 503 from 127.0.0.1:8080; attempt 2 of 3 in ")
+    assert world.connector.retries == 0 and world.connector.counters["retries"] == 1
+
+
+def test_connections_that_fail_go_elsewhere() -> None:
+    """Also a POST, because nothing of it has gone anywhere; its body arrives once, whole."""
+    world = Retried(auto=False)
+    client = world.client()
+    client.receive(POST + b"he")
+    world.attempts[0].fail(ConnectFailed("refused"))
+    client.receive(b"llo")
+    world.clock.advance(0.3)
+    up = world.attempts[1].succeed()
+    client.pump()
+    assert up.take().endswith(b"\r\n\r\nhello") and world.ports == [8080, 8081]
+    up.receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200)
+
+
+def test_when_attempts_are_used_up() -> None:
+    """The last answer goes to the client, with URX; an error keeps its own flag beside it."""
+    world = Retried(attempts=2)
+    client, app = world.send(GET)
+    app.receive(BAD)
+    world.wait().receive(BAD)
+    assert client.take().startswith(b"HTTP/1.1 503 ") and world.records[0].flags == "URX"
+    world = Retried(attempts=2, auto=False)
+    client = world.client()
+    client.receive(GET)
+    world.attempts[0].fail(ConnectFailed("refused"))
+    world.clock.advance(0.3)
+    world.attempts[1].fail(ConnectFailed("refused"))
+    assert client.take().startswith(b"HTTP/1.1 503 ") and world.records[0].flags == "UF,URX"
+    world.ended_once(503)
+
+
+@pytest.mark.parametrize("how", ["status", "reset"])
+def test_a_post_is_not_sent_twice(how: str) -> None:
+    """Once it may have reached the application only a declared key lets it go again."""
+    for head, times in ((POST, 1), (KEYED, 2), (PUT, 2)):
+        world = Retried()
+        client, app = world.send(head + b"hello")
+        assert app.take().endswith(b"hello")
+        if how == "status":
+            app.receive(BAD)
+        else:
+            app.lose()
+        second = world.wait()
+        assert len(world.attempts) == times
+        if times == 1:
+            assert client.take().startswith(b"HTTP/1.1 503 ") and "POST may have been carried out" in world.said()
+        else:
+            assert second.take().endswith(b"\r\n\r\nhello")
+            second.receive(OK)
+            assert client.take().startswith(b"HTTP/1.1 200 ")
+        world.ended_once(200 if times == 2 else 503)
+
+
+def test_a_body_that_is_still_coming() -> None:
+    """What came before, during and after the failure arrives at the second endpoint, in order and once."""
+    world = Retried()
+    client, app = world.send(PUT + b"h")
+    app.lose()
+    client.receive(b"e")
+    second = world.wait()
+    client.pump()
+    client.receive(b"llo")
+    assert second.take().endswith(b"\r\n\r\nhello")
+    second.receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200)
+
+
+def test_a_body_beyond_the_limit() -> None:
+    """It is not kept, so there is no second attempt, and the record says so."""
+    world = Retried(body_bytes=4)
+    client, app = world.send(PUT + b"hello")
+    app.lose()
+    world.wait()
+    assert len(world.attempts) == 1 and "longer than 4 octets" in world.said()
+    assert client.take().startswith(b"HTTP/1.1 503 ")
+    world.ended_once(503)
+
+
+def test_retry_after() -> None:
+    """Waited for within the bound; passed on beyond it."""
+    world = Retried(retry_after_max=5)
+    client, app = world.send(GET)
+    app.receive(BAD.replace(b"\r\n\r\n", b"\r\nRetry-After: 3\r\n\r\n"))
+    world.wait(2.9)
+    assert len(world.attempts) == 1
+    world.wait(0.2).receive(BAD.replace(b"\r\n\r\n", b"\r\nRetry-After: 6\r\n\r\n"))
+    assert client.take().startswith(b"HTTP/1.1 503 ") and "Retry-After asks for 6 s" in world.said()
+
+
+def test_time_for_one_attempt() -> None:
+    """An endpoint that does not answer is left for another one; without more attempts the client gets 504."""
+    world = Retried(per_try_timeout=1, attempts=2)
+    client, _ = world.send(GET)
+    world.clock.pump([0.1] * 12)
+    assert world.attempts[0].transport.aborted
+    second = world.wait()
+    assert second is world.attempts[1].transport and world.ports == [8080, 8081]
+    world.clock.pump([0.1] * 15)
+    assert client.take().startswith(b"HTTP/1.1 504 ") and world.records[0].flags == "UT,URX"
+    world.ended_once(504)
+    assert len(world.wheel) == 0 or world.exchanges[0]._retry.timer is None
+
+
+def test_a_slow_body_is_no_slow_answer() -> None:
+    """The time for one attempt ends with the answer's head, and begins with the request's end."""
+    world = Retried(per_try_timeout=1)
+    client, app = world.send(PUT + b"he")
+    world.clock.pump([0.5] * 8)
+    client.receive(b"llo")
+    app.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+    world.clock.pump([0.5] * 8)
+    app.receive(b"k")
+    assert client.take().endswith(b"ok")
+    world.ended_once(200)
+
+
+def test_the_budget() -> None:
+    """No more retries at a time than it allows; each gives its place back."""
+    world = Retried(budget=RetryBudget(budget_percent=0, min_retry_concurrency=1))
+    first, app = world.send(GET)
+    second, other = world.send(GET)
+    app.receive(BAD)
+    other.receive(BAD)
+    assert second.take().startswith(b"HTTP/1.1 503 ") and "retries run in the cluster already" in world.said()
+    assert world.connector.counters["retries_denied"] == 1 and world.connector.retries == 1
+    world.wait().receive(OK)
+    assert first.take().startswith(b"HTTP/1.1 200 ") and world.connector.retries == 0
+
+
+def test_the_routes_timeout_counts() -> None:
+    """It runs over all attempts, also while none is running."""
+    world = Retried(retry_after_max=60)
+    client, app = world.send(GET)
+    app.receive(BAD.replace(b"\r\n\r\n", b"\r\nRetry-After: 50\r\n\r\n"))
+    assert client.take().startswith(b"HTTP/1.1 503 ") and "leaves no time" in world.said()
+
+
+def test_a_client_that_goes_away_while_waiting() -> None:
+    """Nothing is sent any more, and nothing is left behind."""
+    world = Retried()
+    client, app = world.send(GET)
+    app.receive(BAD)
+    client.lose()
+    world.wait()
+    assert len(world.attempts) == 1 and world.connector.retries == 0
+    world.ended_once(499)
+
+
+def test_tunnels_are_not_tried_again() -> None:
+    """Nobody knows what they carried."""
+    world = Retried(auto=False)
+    client = world.client()
+    client.receive(UPGRADE)
+    world.attempts[0].fail(ConnectFailed("refused"))
+    world.wait()
+    assert len(world.attempts) == 1 and client.take().startswith(b"HTTP/1.1 503 ")
+
+
+def test_an_answer_that_began_is_not_taken_back() -> None:
+    """After the head went down a broken body breaks the answer."""
+    world = Retried()
+    client, app = world.send(GET)
+    app.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
+    app.lose()
+    world.wait()
+    assert len(world.attempts) == 1 and client.closing
+
+
+def test_without_a_policy_nothing_is_kept() -> None:
+    """A route without `retry` has no state for it."""
+    world = World()
+    client, app = world.send(PUT + b"hello")
+    assert world.exchanges[0]._retry is None and world.exchanges[0]._flow is None
+    app.receive(BAD)
+    assert client.take().startswith(b"HTTP/1.1 503 ")
