@@ -64,6 +64,13 @@ def _has_direct_calls() -> bool:
 read_record, write_records = _direct_calls() if _has_direct_calls() else _public_calls()
 
 
+def keep_buffers(tls: SSL.Connection) -> None:
+    """This connection's record buffers stay with it from record to record, whatever its context says (SSL_MODE_RELEASE_BUFFERS)."""
+    clear = getattr(getattr(SSL, "_lib", None), "SSL_clear_mode", None)
+    if clear is not None:
+        clear(cast(Any, tls)._ssl, SSL.MODE_RELEASE_BUFFERS)
+
+
 def forget_errors() -> None:
     """OpenSSL's error queue, one for the thread, is empty: what one connection left there must not be taken for another one's error."""
     clear = getattr(getattr(SSL, "_lib", None), "ERR_clear_error", None)

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
+from sidecar.address import Address
 from sidecar.errors import ConnectTimeout, UpstreamHandshakeFailed
 from sidecar.transport import records
-from sidecar.transport.connection import READ_BYTES_MAX
+from sidecar.transport import tls as tls_module
+from sidecar.transport.connection import READ_BYTES_MAX, Transport
 from sidecar.transport.connector import connect
-from sidecar.transport.tls import ClientTLS, TLSProblem
+from sidecar.transport.tls import ClientTLS, TLSProblem, TLSTransport
 from tests.transport.loopback import Server, Wire, context, eventually, pair, turns
 from tests.transport.test_connection import Echo, HalfCloser
 
@@ -484,3 +488,27 @@ def test_the_words_of_a_problem() -> None:
     assert TLSProblem(SSL.SysCallError(104, "ECONNRESET")).text == "connection reset by peer (ECONNRESET)"
     assert TLSProblem(LookupError("x")).text == "x"
     assert TLSProblem(LookupError()).text == "LookupError"
+
+
+def test_the_first_connections_keep_their_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the limit; what is lost makes room for the next. Thousands of idle connections stay small."""
+    kept: list[object] = []
+    monkeypatch.setattr(tls_module, "keep_buffers", kept.append)
+    monkeypatch.setattr(tls_module, "BUFFERED_CONNECTIONS", TLSTransport.open_connections + 1)
+    before = TLSTransport.open_connections
+    pairs = [socket.socketpair() for _ in range(3)]
+    transports = [Transport(ours, None, MemoryReactorClock(), Address("127.0.0.1", 1), is_client=False) for ours, _ in pairs]
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    try:
+        for each in transports[:2]:
+            each.startTLS(context, False)
+        assert len(kept) == 1 and TLSTransport.open_connections == before + 2
+        for each in transports[:2]:
+            each._lose(Failure(ConnectionDone()))
+        assert TLSTransport.open_connections == before
+        transports[2].startTLS(context, False)
+        assert len(kept) == 2
+    finally:
+        transports[2]._lose(Failure(ConnectionDone()))
+        for _, theirs in pairs:
+            theirs.close()
