@@ -1,10 +1,12 @@
 """The admin address: a handful of pages over the same HTTP/1.1 connections that carry traffic, each request answered at once.
 
 What changes something is POST only, and refused when a browser says that another site asked for it: an admin port on loopback must not be driven by a web page.
+Nor read by one: a site whose name is made to resolve to loopback (DNS rebinding) is same-origin for the browser, and only the Host field tells.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,9 +63,11 @@ class AdminServer:
         self.port: Any = None
         self._limits = HTTPLimits(idle_timeout=60.0, head_timeout=10.0)
         self._connections: set[Any] = set()
+        self._only_local_names = False
 
     def start(self, address: Address, listen: Callable[[Address, Callable[[Any], Any], int], Any]) -> None:
         """Open the port. Raises `OSError`."""
+        self._only_local_names = address.is_loopback and not address.is_unix
         self.port = listen(address, self._build, 64)
         if not address.is_loopback:
             _log.warn("the admin pages at {address} can be reached from other hosts; they are meant for loopback", address=self.port.address)
@@ -90,6 +94,8 @@ class AdminServer:
 
     def answer(self, head: RequestHead) -> tuple[ResponseHead, bytes]:
         """The reply to one request."""
+        if self._only_local_names and not _is_local_name(head.authority):
+            return replies.text_reply(403, b"text/plain; charset=utf-8", b"ask for localhost or for the address by number\n", head)
         path, _, query = head.path.partition(b"?")
         page = self.pages.get(path.rstrip(b"/") or b"/")
         if page is None:
@@ -111,6 +117,19 @@ class AdminServer:
     def _index(self, query: bytes) -> Answer:
         lines = [f"{path.decode():24} {'POST  ' if page.changes else ''}{page.summary}" for path, page in sorted(self.pages.items())]
         return Answer(("\n".join(lines) + "\n").encode())
+
+
+def _is_local_name(authority: bytes) -> bool:
+    """Is this `localhost`, an address by number or nothing (HTTP/1.0), with any port? These are the names that nobody else's DNS answers for."""
+    host = authority.decode("latin-1")
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if host.lower() in ("", "localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class _Visit:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
+from sidecar.address import Address
 from sidecar.admin.pages import make_pages
 from sidecar.admin.server import ADMIN_CONNECTIONS, AdminServer, Answer, Page
 from sidecar.model import Config, Node
@@ -110,6 +112,28 @@ def test_what_changes_something(method: str, fields: str, status: int) -> None:
     admin = Admin()
     assert admin.ask("/drain", method, fields)[0] == status
     assert admin.sidecar.drains == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "status"),
+    [
+        ("127.0.0.1:15000", "localhost:15000", 200),
+        ("127.0.0.1:15000", "LocalHost", 200),
+        ("127.0.0.1:15000", "127.0.0.1:15000", 200),
+        ("[::1]:15000", "[::1]:15000", 200),
+        ("127.0.0.1:15000", "evil.example:15000", 403),
+        ("localhost:15000", "127.0.0.1.evil.example", 403),
+        ("10.0.0.1:15000", "pod.example:15000", 200),
+        ("unix:/run/admin.sock", "anything", 200),
+    ],
+)
+def test_names_of_other_sites(address: str, host: str, status: int) -> None:
+    """On loopback only its own names are answered: a web page whose name was pointed at loopback reads nothing."""
+    admin = Admin()
+    admin.server.start(Address.parse(address), lambda *_: SimpleNamespace(address=address))
+    transport = admin.connect()
+    transport.receive(f"GET /config_dump HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert int(transport.take()[9:12]) == status
 
 
 def test_unknown_page_and_broken_page() -> None:
