@@ -26,6 +26,7 @@ from sidecar.downstream.h2 import H2ServerConnection
 from sidecar.downstream.listener import ChainRuntime, ListenerRuntime
 from sidecar.downstream.tcp import TCPServerConnection
 from sidecar.errors import ConfigError, Problem, SidecarError
+from sidecar.extension import KINDS
 from sidecar.facts import ConnectionFacts
 from sidecar.headers import Headers
 from sidecar.http2 import H2Side, downstream_tls, register_h2_metrics, upstream_tls
@@ -60,6 +61,10 @@ from sidecar.verdicts import BodyMode
 _log = Logger(namespace="sidecar")
 # Turns of the reactor that a connection that was aborted may take to say that it is lost: one is usual, TLS may need another.
 ABORT_TURNS = 10
+
+
+# Balancers and certificate sources are not called through an account; a row of zeros would say that they are free.
+ACCOUNTED_KINDS = KINDS.keys() - {"balancer", "certificate-source"}
 
 
 class Sidecar:
@@ -338,7 +343,8 @@ class Sidecar:
         pair = self._plugins.get(key) if ref.origin else None
         if pair is None:
             account = Account(ref.kind, ref.name, ref.fail_open)
-            self.accounts.append(account)
+            if ref.kind in ACCOUNTED_KINDS:
+                self.accounts.append(account)
             context = PluginContext(
                 ref.name, self.reactor, self.config.node, self.registry, self._http_connector, frozenset(each.name for each in self.config.clusters)
             )

@@ -189,7 +189,7 @@ class Draining(SidecarError):
 
     status = 503
     grpc_status = 14
-    flag = "UC"
+    flag = ""
     code = "draining"
     retry_safe = True
     hint = "Try again on another connection."
@@ -255,6 +255,13 @@ class UpstreamOverflow(UpstreamError):
     code = "upstream-overflow"
     retry_safe = True
     hint = "Raise the limit named in the detail, or add endpoints."
+
+
+class CircuitOpen(UpstreamOverflow):
+    """Too many requests to the cluster failed; for a while none is sent."""
+
+    code = "circuit-open"
+    hint = "Look at what the requests before failed with; /clusters shows the circuit."
 
 
 class ConnectFailed(UpstreamError):

@@ -12,6 +12,8 @@ from typing import Any
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from zope.interface import implementer
 
+from sidecar.errors import SidecarError
+
 # No method of HTTP/1.1 begins so: RFC 9113 section 3.4 chose it for that.
 MARK = b"PRI * HTTP/2.0"
 
@@ -66,6 +68,10 @@ class FirstBytes:
     def connectionLost(self, reason: Any) -> None:
         """The connection is gone."""
         self._inner.connectionLost(reason)
+
+    def abort(self, error: SidecarError) -> None:
+        """Close now."""
+        self._inner.abort(error)
 
     def drain(self) -> None:
         """The sidecar is going."""

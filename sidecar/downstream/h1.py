@@ -39,32 +39,9 @@ class H1ServerConnection:
     is told once when the connection is gone. `limits` is a `model.HTTPLimits`; `runtime` has `seconds()`, `wheel`, `draining`."""
 
     __slots__ = (
-        "_advancing",
-        "_begin",
-        "_closed",
-        "_closing",
-        "_congested",
-        "_delivering",
-        "_exchange",
-        "_exchange_paused",
-        "_half_closed",
-        "_idle",
-        "_is_tunnel",
-        "_lingering",
-        "_out",
-        "_read_paused",
-        "_reader",
-        "_refuse",
-        "_released",
-        "_request_done",
-        "_unsent",
-        "_writer",
-        "allow_half_close",
-        "limits",
-        "requests",
-        "runtime",
-        "timer",
-        "transport",
+        "_advancing", "_begin", "_closed", "_closing", "_congested", "_delivering", "_exchange", "_exchange_paused", "_half_closed", "_idle",
+        "_is_tunnel", "_lingering", "_out", "_read_paused", "_reader", "_refuse", "_released", "_request_done", "_unsent", "_writer",
+        "allow_half_close", "limits", "requests", "runtime", "timer", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -342,6 +319,14 @@ class H1ServerConnection:
             return
         self._unsent = unsent
         self.timer.set(self.runtime.seconds() + STALL_SECONDS)
+
+    def abort(self, error: SidecarError) -> None:
+        """Close now; an exchange that is running ends with `error`, which is ours and not the client's."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.downstream_lost(error)
+        self._closing = True
+        self.transport.abortConnection()
 
     def drain(self) -> None:
         """The sidecar is going: a busy connection closes after its exchange, an idle one when it stays idle for a moment. A request that is on its way

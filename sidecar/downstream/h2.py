@@ -222,7 +222,7 @@ class H2ServerConnection:
 
     def readConnectionLost(self) -> None:
         """The client ended its sending side: no request can be on its way, and no credit for our answers."""
-        self._all_lost()
+        self._all_lost(DownstreamClosed("the client ended its sending side"))
         self._shut()
 
     def writeConnectionLost(self) -> None:
@@ -231,16 +231,22 @@ class H2ServerConnection:
     def connectionLost(self, reason: Any) -> None:
         """The connection is gone."""
         self._closing = True
-        self.timer.clear()
-        self._all_lost()
+        self._all_lost(DownstreamClosed("the client closed the connection"))
+        self.timer.close()
         for stream in self._free:
-            stream.timer.clear()
+            stream.timer.close()
         self._free.clear()
         self._closed(self)
 
-    def _all_lost(self) -> None:
+    def _all_lost(self, error: SidecarError) -> None:
         for stream_id in list(self._streams):
-            self._lose(stream_id, DownstreamClosed("the client closed the connection"))
+            self._lose(stream_id, error)
+
+    def abort(self, error: SidecarError) -> None:
+        """Close now; the exchanges that are running end with `error`, which is ours and not the client's."""
+        self._closing = True
+        self._all_lost(error)
+        self.transport.abortConnection()
 
     # -- what streams call -----------------------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from zope.interface import implementer
 from sidecar.address import Address
 from sidecar.codec.sniff import Sniffed, sniff
 from sidecar.downstream.chain_match import Candidate, choose, needs_sniffing
-from sidecar.errors import HandshakeFailed
+from sidecar.errors import Draining, HandshakeFailed, SidecarError
 from sidecar.facts import ConnectionFacts, TLSFacts
 from sidecar.model import Listener
+from sidecar.transport.original_destination import original_destination
 from sidecar.verdicts import Allow, Deny
 
 _log = Logger(namespace="sidecar.listener")
@@ -64,6 +65,8 @@ class ListenerRuntime:
         self.name = listener.name
         self.candidates = tuple(candidates)
         self.sniffs = needs_sniffing(self.candidates)
+        # Only then is it worth a system call to ask where a redirected connection was going.
+        self.matches_destinations = any(each.match.destination_port or each.match.destination_prefixes for each in self.candidates)
         # (plugin hook, account) pairs
         self.accept_filters = tuple(each for each in filters if each.mode == "accept")
         self.handshake_filters = tuple(each for each in filters if each.mode == "handshake")
@@ -137,8 +140,9 @@ class ListenerRuntime:
 
     def abort(self) -> None:
         """Close every connection now."""
+        error = Draining("the drain time was over, or a second signal came, before this exchange had ended")
         for protocol in list(self.protocols):
-            protocol.transport.abortConnection()
+            protocol.abort(error)
 
     def __repr__(self) -> str:
         return f"<ListenerRuntime {self.name} {self.address} active={self.active}>"
@@ -171,6 +175,7 @@ class Acceptance:
             direction=listener.listener.direction,
             peer=transport.peer,
             local=transport.local,
+            original_destination=original_destination(transport.socket) if listener.matches_destinations else None,
         )
         self._timer = listener.wheel.timer(self._timed_out)
         if listener.accept_filters:
@@ -357,6 +362,10 @@ class Acceptance:
         if self._waiting is not None:
             self._waiting.cancel()
         self.listener.closed(self)
+
+    def abort(self, error: SidecarError) -> None:
+        """Close now."""
+        self.transport.abortConnection()
 
     def drain(self) -> None:
         """The sidecar is going: what has not asked anything yet may finish its handshake and ask, within the drain time."""

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPush
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from sidecar.errors import UpstreamError
+from sidecar.errors import SidecarError, UpstreamError
 from sidecar.facts import ConnectionFacts
 
 _log = Logger(namespace="sidecar.tcp")
@@ -33,6 +33,8 @@ class _Side:
     def makeConnection(self, transport: Any) -> None:
         """Connected."""
         self.transport = transport
+        high = self.tunnel.watermark_bytes
+        transport.set_write_watermarks(high, high // 2)
         transport.registerProducer(self, True)
 
     def connectionMade(self) -> None:
@@ -76,7 +78,21 @@ class _Side:
 class TCPServerConnection(_Side):
     """The client's side, and the tunnel itself."""
 
-    __slots__ = ("_closed", "_connector", "_finished", "_idle_timeout", "_last", "_lease", "_seconds", "_timer", "_unsent", "facts", "received", "sent")
+    __slots__ = (
+        "_closed",
+        "_connector",
+        "_finished",
+        "_idle_timeout",
+        "_last",
+        "_lease",
+        "_seconds",
+        "_timer",
+        "_unsent",
+        "facts",
+        "received",
+        "sent",
+        "watermark_bytes",
+    )
 
     def __init__(
         self, connector: Any, idle_timeout: float, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]
@@ -85,6 +101,7 @@ class TCPServerConnection(_Side):
         self.facts = facts
         self.received = self.sent = 0
         self._connector = connector
+        self.watermark_bytes = connector.cluster.watermark_bytes
         self._idle_timeout = idle_timeout
         self._seconds = seconds
         self._closed = closed
@@ -147,6 +164,10 @@ class TCPServerConnection(_Side):
             if self.other.transport is None:
                 self._timer.close()
             self._closed(self)
+
+    def abort(self, error: SidecarError) -> None:
+        """Close both sides now."""
+        self.end(abort=True)
 
     def drain(self) -> None:
         """The sidecar is going: a tunnel cannot be asked to end; it has the drain time."""

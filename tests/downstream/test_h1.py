@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from sidecar.downstream.h1 import DRAIN_IDLE_SECONDS, LINGER_SECONDS, STALL_SECONDS
+from sidecar.errors import Draining
 from sidecar.interfaces import IDownstreamStream
 from sidecar.message import RequestHead
 from sidecar.model import HTTPLimits
@@ -732,3 +733,12 @@ def test_reply_to_connect_is_no_tunnel() -> None:
     client.receive(CONNECT + GET)
     assert client.closing
     world.ended_once(200)
+
+
+def test_a_cut_of_our_own_is_not_recorded_as_the_clients() -> None:
+    """At the end of the drain time the record says who cut the exchange short."""
+    world = World()
+    client, _ = world.send(GET)
+    client.protocol.abort(Draining("the drain time was over"))
+    assert client.aborted
+    assert (world.records[0].code, world.records[0].side, world.records[0].flags) == ("draining", "sidecar", "")

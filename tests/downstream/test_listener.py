@@ -40,6 +40,9 @@ class Protocol:
     def drain(self) -> None:
         self.drained = True
 
+    def abort(self, error: Any) -> None:
+        self.transport.abortConnection()
+
 
 class Security:
     """TLS that finishes when the test says so."""
