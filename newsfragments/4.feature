@@ -1,1 +1,0 @@
-HTTP/2 with clients and applications, by ALPN or prior knowledge, in any pairing with HTTP/1.1; gRPC and WebSocket (extended CONNECT) pass. Sidecars speak HTTP/2 with each other by default and share a few connections. `codec` and `http2` of a listener's `http`, `protocol` and `http2` of a cluster, `protocol` of `inbound` and of a service.
