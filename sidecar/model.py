@@ -387,6 +387,25 @@ class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idle_timeout: Duration = POOL_IDLE_TIMEOUT_SECONDS
 
 
+class FailureRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When `failure_percent` of the requests of a `window` fail, and there were `minimum_requests`, all are refused for `open_time`; then `probes` real
+    requests may try, and all of them must succeed."""
+
+    failure_percent: Annotated[int, Meta(ge=1, le=100)] = 50
+    minimum_requests: Annotated[int, Meta(ge=1)] = 20
+    window: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
+    open_time: Duration = 5.0
+    probes: Annotated[int, Meta(ge=1)] = 3
+
+
+class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits on a cluster's HTTP requests beside those of its pool; 0 for none. `max_requests`: that run or wait. `max_retries`: of them retried."""
+
+    max_requests: Count = 0
+    max_retries: Count = 0
+    failure_rate: FailureRate | None = None
+
+
 class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's. Counts of 0 switch a detector
     off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
@@ -423,6 +442,7 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     protocol: Literal["h1", "h2", "auto"] = "h1"
     http2: HTTP2Options = HTTP2Options()
     pool: PoolLimits = PoolLimits()
+    circuit_breakers: CircuitBreakers | None = None
     outlier_detection: OutlierDetection | None = None
     healthy_panic_threshold: Percent = 50
     head_bytes: Size = HEAD_BYTES

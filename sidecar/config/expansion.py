@@ -301,6 +301,7 @@ class Expansion:
             balancer=balancer,
             connect_timeout=self._given(service, "connect_timeout"),
             pool=self._given(service, "pool"),
+            circuit_breakers=self._given(service, "circuit_breakers"),
             outlier_detection=self._given(service, "outlier_detection"),
         )
 

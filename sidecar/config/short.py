@@ -14,6 +14,7 @@ from sidecar.model import (
     DRAIN_SECONDS,
     Admin,
     Certificate,
+    CircuitBreakers,
     Cluster,
     Duration,
     Endpoint,
@@ -74,6 +75,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connect_timeout: Duration | None = None
     balancer: str | PluginRef | None = None
     pool: PoolLimits | None = None
+    circuit_breakers: CircuitBreakers | None = None
     outlier_detection: OutlierDetection | None = None
     retry: Retry | None = None
 

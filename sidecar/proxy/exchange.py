@@ -187,6 +187,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         http.active -= 1
         if self._retry is not None:
             self._retry.finish()
+        if self._circuit is not None:
+            self._leave_circuit()
         http.requests += 1
         if self._awaited:
             for deferred in self._awaited:
@@ -218,6 +220,16 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
                 if spans and type(spans) is list:
                     for exporter in http.exporters:
                         self.call(exporter, spans)
+
+    def _leave_circuit(self) -> None:
+        circuit, entered_at = self._circuit
+        error = self.error
+        failed: bool | None = None
+        if isinstance(error, UpstreamError):
+            failed = True
+        elif self.response is not None and error is None:
+            failed = self.response.status >= 500
+        circuit.leave(entered_at, failed, self.http.seconds())
 
     def __repr__(self) -> str:
         return f"<Exchange {self.number} {self.request.method!r} {self.request.path!r} finished={self.finished}>"

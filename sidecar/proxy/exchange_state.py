@@ -26,6 +26,7 @@ class ExchangeState:
 
     __slots__ = (
         "_awaited",
+        "_circuit",
         "_connector",
         "_cookie",
         "_deadline",
@@ -124,6 +125,8 @@ class ExchangeState:
         # `retrying.Retrying` where the route has a retry policy.
         self._retry: Any = None
         self._upstream_is_congested = False
+        # (circuit, when it was entered), to be left at the end.
+        self._circuit: Any = None
 
     # -- what hooks may use besides the attributes ---------------------------------------------------------------------------------------------
 

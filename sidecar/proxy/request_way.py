@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sidecar.errors import BodyTooLarge, DownstreamError, NoCluster, PluginFailed, RouteNotFound, SidecarError, UpgradeRefused, UpstreamError
+from sidecar.errors import BodyTooLarge, CircuitOpen, DownstreamError, NoCluster, PluginFailed, RouteNotFound, SidecarError, UpgradeRefused, UpstreamError, UpstreamOverflow
 from sidecar.headers import Field, Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
@@ -234,8 +234,21 @@ class RequestWay(PluginCalls):
                 self.fail(NoCluster(f"the cluster of route {self.route_name} does not exist"))
                 return
             self.cluster_name = connector.name
+            if connector.circuit is not None and not self._enter(connector.circuit):
+                return
         self.attempts += 1
         self._ticket = connector.open(self, self._tried, fresh)
+
+    def _enter(self, circuit: Any) -> bool:
+        """Does the cluster's circuit let the request up? If not, it is answered."""
+        now = self.http.seconds()
+        is_closed = circuit.state == "closed"
+        sentence = circuit.enter(now)
+        if sentence:
+            self.fail((UpstreamOverflow if is_closed else CircuitOpen)(f"cluster {self.cluster_name}: {sentence}"))
+            return False
+        self._circuit = (circuit, now)
+        return True
 
     def upstream_ready(self, stream: Any) -> None:
         """Send the head and whatever is held."""

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from sidecar.address import Address
+from sidecar.cluster.circuit import Circuit
 from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
@@ -103,7 +104,16 @@ class Connector:
         self.pending = 0
         # Exchanges that are being retried now; their part keeps count.
         self.retries = 0
-        self.counters = {"requests": 0, "connections_opened": 0, "connect_failures": 0, "overflows": 0, "no_endpoint": 0, "evicted": 0, "retries": 0, "retries_denied": 0}
+        self.counters = {
+            "requests": 0,
+            "connections_opened": 0,
+            "connect_failures": 0,
+            "overflows": 0,
+            "no_endpoint": 0,
+            "evicted": 0,
+            "retries": 0,
+            "retries_denied": 0,
+        }
         self._balancer = balancer
         self._connect = connect
         self._seconds = seconds
@@ -114,6 +124,8 @@ class Connector:
         self._stopped = False
         self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
         balancer.update([pool for pool in self.pools if pool.weight > 0])
+        # Asked and told by exchanges; None without limits on requests.
+        self.circuit = None if cluster.circuit_breakers is None else Circuit(cluster.circuit_breakers, seconds())
         self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, self.pools, balancer.update, seconds, timer)
         # observe(endpoint, status): how an attempt ended; None when nobody asks.
         self.observe = None if self.watch is None else self.watch.observe
@@ -392,6 +404,7 @@ class Connector:
             "connections": self.connections,
             "pending": self.pending,
             **self.counters,
+            **({} if self.circuit is None else self.circuit.snapshot()),
             **({} if self.watch is None else {"ejections": self.watch.ejections, "panicking": self.watch.is_panicking}),
             "endpoints": [
                 {
