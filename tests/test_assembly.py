@@ -141,7 +141,7 @@ def test_request_passes_from_listener_to_cluster() -> None:
     assert client.take().endswith(b"ok")
     assert EVENTS == ["start", "log 200", "done 200"]
     admin = sidecar.ports[0].connect()
-    admin.receive(b"GET /stats/prometheus HTTP/1.1\r\nHost: a\r\n\r\nGET /listeners HTTP/1.1\r\nHost: a\r\n\r\nGET /clusters HTTP/1.1\r\nHost: a\r\n\r\n")
+    admin.receive(b"".join(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % each for each in (b"/stats/prometheus", b"/listeners", b"/clusters")))
     page = admin.take()
     assert page.count(b"HTTP/1.1 200") == 3 and b'sidecar_downstream_connections{listener="in"} 1' in page
 
@@ -187,7 +187,7 @@ def test_what_does_not_end_is_ended(end: str) -> None:
     wait = 5 if end == "time" else 0
     sidecar.clock.callLater(wait, client.settle)
     sidecar.clock.advance(wait)
-    assert client.aborted and stopped == [None] and EVENTS == ["start", "log 499", "done 499", "stop"]
+    assert client.aborted and stopped == [None] and EVENTS == ["start", "log 503", "done 503", "stop"]
 
 
 def test_plugin_that_cannot_be_made_stops_the_start() -> None:
