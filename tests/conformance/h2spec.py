@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.e2e.applications import Application
 from tests.e2e.processes import SidecarProcess
 
-MODULE = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1"
+MODULE = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"
 BUILD_SECONDS = 300
 RUN_SECONDS = 300
 SKIPPED = 77  # automake's
@@ -24,6 +24,9 @@ service: web
 inbound: {{listen: "127.0.0.1:0", app: "{app}", mtls: disabled}}
 access_log: off
 admin: "127.0.0.1:0"
+# `auto` would answer an invalid preface as HTTP/1.1, which it is not HTTP/2 enough to differ from.
+listeners:
+  - {{name: h2, address: "127.0.0.1:0", direction: inbound, filter_chains: [{{http: {{routes: inbound, codec: h2}}}}]}}
 """
 
 
@@ -50,8 +53,8 @@ def main() -> int:
         app = Application()
         sidecar = SidecarProcess(directory / "sidecar", CONFIG.format(app=app.address))
         try:
-            _, port = sidecar.wait_ready().places["inbound"]
-            return subprocess.run([program, "-h", "127.0.0.1", "-p", str(port), "-P", "/", "--strict", "-o", "5"], timeout=RUN_SECONDS).returncode
+            _, port = sidecar.wait_ready().places["h2"]
+            return subprocess.run([program, "-h", "127.0.0.1", "-p", str(port), "-P", "/", "--strict", "-o", "5", *sys.argv[1:]], timeout=RUN_SECONDS).returncode
         finally:
             sidecar.end()
             app.stop()
