@@ -5,7 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sidecar.errors import BodyTooLarge, CircuitOpen, DownstreamError, NoCluster, PluginFailed, RouteNotFound, SidecarError, UpgradeRefused, UpstreamError, UpstreamOverflow
+from sidecar.errors import (
+    BodyTooLarge,
+    CircuitOpen,
+    DownstreamError,
+    NoCluster,
+    PluginFailed,
+    RouteNotFound,
+    SidecarError,
+    UpgradeRefused,
+    UpstreamError,
+    UpstreamOverflow,
+)
 from sidecar.headers import Field, Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
