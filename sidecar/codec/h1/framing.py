@@ -81,7 +81,7 @@ def request_line(method: bytes, target: bytes) -> bytes:
     """The line with its CRLF. Raises `PluginFailed` for a method or target that would not be read as one: a filter or rewrite made it."""
     line = _REQUEST_LINES.get((method, target))
     if line is None:
-        if is_token(method) is None or not (is_authority(target, port_required=True) if method == b"CONNECT" else _is_target(target)):
+        if not (isinstance(method, bytes) and isinstance(target, bytes)) or is_token(method) is None or not _fits(method, target):
             raise PluginFailed("the request's method or path is not one any more after the filters")
         line = b"%b %b HTTP/1.1\r\n" % (method, target)
         if len(line) <= REMEMBERED_BYTES and b"?" not in target:
@@ -91,11 +91,15 @@ def request_line(method: bytes, target: bytes) -> bytes:
     return line
 
 
+def _fits(method: bytes, target: bytes) -> bool:
+    return bool(is_authority(target, port_required=True) if method == b"CONNECT" else _is_target(target))
+
+
 def status_line(status: int, reason: bytes) -> bytes:
     """The line with its CRLF; the usual phrase when `reason` is empty. Raises `PluginFailed` for a status or reason that would not be read as one."""
     line = _STATUS_LINES.get((status, reason))
     if line is None:
-        if not 100 <= status <= 999 or _is_reason(reason) is None:
+        if not (isinstance(status, int) and isinstance(reason, bytes)) or not 100 <= status <= 999 or _is_reason(reason) is None:
             raise PluginFailed("the answer's status or reason is not one any more after the filters")
         line = b"HTTP/1.1 %d %b\r\n" % (status, reason or _phrase(status))
         if len(line) <= REMEMBERED_BYTES:

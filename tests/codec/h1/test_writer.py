@@ -206,6 +206,21 @@ def test_edits_cannot_split_a_request() -> None:
         answered(request(), response(101, upgrade=None))
 
 
+def test_values_of_a_wrong_type_are_the_plugins_fault() -> None:
+    """A filter's text for octets, or None, is refused as `PluginFailed`, which becomes an answer; any other exception would look like a broken application."""
+    for spoiled in ({"method": "GET"}, {"path": None}, {"path": "/a"}):
+        head = request()
+        for name, value in spoiled.items():
+            setattr(head, name, value)
+        with pytest.raises(PluginFailed):
+            RequestWriter().head(head, [])
+    for name, value in (("status", "200 OK"), ("status", None), ("reason", "OK")):
+        answer = response(200, 0, True)
+        setattr(answer, name, value)
+        with pytest.raises(PluginFailed):
+            answered(request(), answer)
+
+
 def test_http10_without_host() -> None:
     """A request of HTTP/1.0 without Host goes on as HTTP/1.1 with an empty one (RFC 9112, section 3.2)."""
     head = request(fields="", version=10)
