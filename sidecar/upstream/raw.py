@@ -1,0 +1,90 @@
+"""A connection to an endpoint for opaque bytes, outside of the pool and its limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sidecar.errors import UpstreamClosed, UpstreamError
+
+if TYPE_CHECKING:
+    from sidecar.upstream.pool import Connector, EndpointPool
+
+
+class RawConnection:
+    """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error)`) takes it over when it is connected and its peer
+    checked.
+    """
+
+    __slots__ = ("_connecting", "_connector", "_done", "_pool", "_side", "transport")
+
+    def __init__(self, connector: Connector, pool: EndpointPool, side: Any) -> None:
+        self._connector = connector
+        self._pool = pool
+        self._side = side
+        self._connecting: Any = None
+        self._done = False
+        self.transport: Any = None
+
+    @property
+    def endpoint(self) -> EndpointPool:
+        """The endpoint that it goes to."""
+        return self._pool
+
+    def begin(self, connecting: Any) -> None:
+        """`connecting` can be cancelled."""
+        self._connecting = connecting
+
+    def makeConnection(self, transport: Any) -> None:
+        """Connected; with TLS the handshake comes first."""
+        self.transport = transport
+        if not self._connector.is_secure:
+            self._hand_over()
+
+    def connectionMade(self) -> None:
+        """Part of IProtocol; `makeConnection` does it all."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Cannot happen: the side has taken over by then."""
+        raise AssertionError("data before the connection was handed over")
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: look who answered."""
+        try:
+            self._connector.check_peer(self)  # type: ignore[arg-type]
+        except UpstreamError as error:
+            self.transport.abortConnection()
+            self.connection_failed(error)
+            return
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._done:
+            self.transport.abortConnection()
+            return
+        self._done = True
+        self._pool.requests += 1
+        self.transport.protocol = self._side
+        self._side.makeConnection(self.transport)
+        self._side.established()
+
+    def connection_failed(self, error: UpstreamError) -> None:
+        """There will be no connection."""
+        if not self._done:
+            self._done = True
+            self._pool.failures += 1
+            self._connector.counters["connect_failures"] += 1
+            if self._connector.observe is not None:
+                self._connector.observe(self._pool, 503)
+            self._connector.report(error)
+            self._side.unavailable(error)
+
+    def connectionLost(self, reason: Any) -> None:
+        """Lost before it was handed over."""
+        self.connection_failed(self._connector.explain(self, reason) or UpstreamClosed(f"{self._connector.describe(self._pool)} closed the connection"))  # type: ignore[arg-type]
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        if not self._done:
+            self._done = True
+            if self._connecting is not None:
+                self._connecting.cancel()
