@@ -15,6 +15,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogLevelFilterPredicate, textFileLogObserver
+from twisted.python.logfile import LogFile
 
 from sidecar.assembly import Sidecar
 from sidecar.errors import SidecarError
@@ -42,12 +43,24 @@ class SidecarService(Service):
         self.sidecar: Sidecar | None = None
 
     def setServiceParent(self, parent: Any) -> None:
-        """Also route the log: under `twistd -n` without `--logfile` it goes to standard error, because standard output carries access records."""
+        """Also say where the log goes and what is left out of it, unless twistd's `--logger` or `--syslog` decide that."""
         options = self._twistd_options
-        if options is not None and options.get("nodaemon") and not options.get("logfile") and not options.get("logger") and not options.get("syslog"):
+        if options is not None and not options.get("logger") and not options.get("syslog"):
             level = LogLevelFilterPredicate(LogLevel.lookupByName(self._log_level))
-            parent.setComponent(ILogObserver, FilteringLogObserver(textFileLogObserver(sys.stderr), [level]))
+            parent.setComponent(ILogObserver, FilteringLogObserver(textFileLogObserver(self._log_file(options)), [level]))
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+    def _log_file(self, options: Any) -> Any:
+        """twistd's own choice, but for one: under `-n` without `--logfile` it is standard error, because standard output carries access records."""
+        path = options.get("logfile")
+        if path == "-":
+            return sys.stdout
+        if not path and options.get("nodaemon"):
+            return sys.stderr
+        file = LogFile.fromFullPath(path or "twistd.log")
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # as twistd does for its own
+            signal.signal(signal.SIGUSR1, lambda number, frame: self._reactor.callFromThread(file.rotate))
+        return file
 
     def startService(self) -> None:
         """Begin to start; listeners open when everything before them is ready."""
@@ -57,6 +70,7 @@ class SidecarService(Service):
     def _begin(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._hung_up)
         ensureDeferred(self._start()).addErrback(self._failed)
 
     async def _start(self) -> None:
@@ -80,6 +94,10 @@ class SidecarService(Service):
     def _signalled(self, number: int, frame: object) -> None:
         self._signals += 1
         self._reactor.callFromThread(self._stop_by_signal, self._signals)
+
+    def _hung_up(self, number: int, frame: object) -> None:
+        # Elsewhere it means "read your configuration again"; that it must not mean is "drop every connection".
+        self._reactor.callFromThread(_log.warn, "SIGHUP is ignored: a changed configuration needs a restart")
 
     def _stop_by_signal(self, count: int) -> None:
         if count == 1:

@@ -42,6 +42,9 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Check the file before anything starts: a wrong one never does. The reactor is chosen here."""
+        parent: Any = self.parent or {}
+        if self["log_level"] != "info" and (parent.get("logger") or parent.get("syslog")):
+            raise usage.UsageError("--log-level works with --logfile and standard error; with --logger and --syslog the filter is theirs")
         install_reactor()
         from sidecar.config.load import load
         from sidecar.plugins import Finder

@@ -171,3 +171,11 @@ def test_drain_by_the_admin_page(start: Start, app: Application) -> None:
     assert sidecar.process.poll() is None
     sidecar.signal()
     assert sidecar.wait() == 0
+
+
+def test_sighup_ends_nothing(start: Start, app: Application) -> None:
+    """Elsewhere it means "read your configuration again": connections must not pay for that. The log says that it is ignored."""
+    sidecar = start(CONFIG.format(app=app.address, drain="1s"))
+    sidecar.signal(signal.SIGHUP)
+    until(lambda: "SIGHUP is ignored" in sidecar.log)
+    assert sidecar.page("/healthz/ready")[0] == 200
