@@ -196,6 +196,14 @@ class IBalancer(Interface):
         """One of the endpoints, not one of `tried` unless nothing else is left; None when there is none at all. `exchange` may be None (the sidecar's own requests)."""
 
 
+class IOutcomeObserver(Interface):
+    """A balancer that wants to know how its choices did."""
+
+    def observed(endpoint: Any, status: int, seconds: float) -> None:
+        """Called once for each attempt at `endpoint` that was answered or failed: the answer's status (503 stands for a connection that failed or broke, 504 for no answer in time), and the
+        seconds until then. Must be quick."""
+
+
 class IAccessLog(Interface):
     """Kind `access-log`: where records go. Synchronous; must not wait: it buffers."""
 

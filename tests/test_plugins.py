@@ -37,7 +37,7 @@ BUILT_IN = {
     "access-log": ["json"],
     "authenticator": ["mtls"],
     "authorizer": ["rules"],
-    "balancer": ["least-request", "maglev", "random", "ring-hash", "round-robin"],
+    "balancer": ["least-request", "maglev", "peak-ewma", "random", "ring-hash", "round-robin"],
     "certificate-source": ["pem-files"],
     "connection-filter": ["address-list"],
     "filter": ["headers"],

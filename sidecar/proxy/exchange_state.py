@@ -25,6 +25,7 @@ class ExchangeState:
     """See the module."""
 
     __slots__ = (
+        "_attempt_began",
         "_awaited",
         "_circuit",
         "_connector",
@@ -127,6 +128,8 @@ class ExchangeState:
         self._upstream_is_congested = False
         # (circuit, when it was entered), to be left at the end.
         self._circuit: Any = None
+        # Kept only where somebody wants to know how long attempts take.
+        self._attempt_began = now
 
     # -- what hooks may use besides the attributes ---------------------------------------------------------------------------------------------
 

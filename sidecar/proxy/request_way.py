@@ -248,6 +248,8 @@ class RequestWay(PluginCalls):
             if connector.circuit is not None and not self._enter(connector.circuit):
                 return
         self.attempts += 1
+        if connector.observe is not None:
+            self._attempt_began = self.http.seconds()
         self._ticket = connector.open(self, self._tried, fresh)
 
     def _enter(self, circuit: Any) -> bool:

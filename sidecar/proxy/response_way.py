@@ -37,7 +37,7 @@ class ResponseWay(PluginCalls):
             self.upstream = None
         observe = self._connector.observe
         if observe is not None:
-            observe(self._picked, head.status)
+            observe(self._picked, head.status, now - self._attempt_began)
         retry = self._retry
         if retry is not None and head.status in retry.rules.statuses and self._retries_response(retry, head):
             return

@@ -39,7 +39,7 @@ class EndpointWatch:
         self._timer = timer(self._sweep)
         self._timer.set(self._judge.next_change())
 
-    def observe(self, pool: Any, status: int) -> None:
+    def observe(self, pool: Any, status: int, seconds: float) -> None:
         """An attempt at this endpoint ended with this status; 503 and 504 also stand for no answer at all."""
         if self._judge.observe(pool.health, status, self._seconds()):
             self._changed()

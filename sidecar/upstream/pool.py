@@ -19,7 +19,7 @@ from sidecar.address import Address
 from sidecar.cluster.circuit import Circuit
 from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
 from sidecar.facts import TLSFacts
-from sidecar.interfaces import IConnector
+from sidecar.interfaces import IConnector, IOutcomeObserver
 from sidecar.message import RequestHead
 from sidecar.model import Cluster
 from sidecar.upstream.h1 import READY, H1ClientConnection
@@ -427,6 +427,18 @@ class Connector:
 
 # RFC 9110, section 9.2.1: without a body, and lost on a stale connection, they are simply sent again.
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+
+
+def _observer(watch: Callable[[Any, int, float], None] | None, balancer: Callable[[Any, int, float], None] | None) -> Callable[[Any, int, float], None] | None:
+    """One function for those who want to know how attempts end; None for nobody."""
+    if watch is None or balancer is None:
+        return watch or balancer
+
+    def observe(endpoint: Any, status: int, seconds: float) -> None:
+        watch(endpoint, status, seconds)
+        balancer(endpoint, status, seconds)
+
+    return observe
 
 
 def is_sent_again(request: RequestHead) -> bool:

@@ -74,7 +74,7 @@ class RawConnection:
             self._pool.failures += 1
             self._connector.counters["connect_failures"] += 1
             if self._connector.observe is not None:
-                self._connector.observe(self._pool, 503)
+                self._connector.observe(self._pool, 503, 0.0)
             self._connector.report(error)
             self._side.unavailable(error)
 

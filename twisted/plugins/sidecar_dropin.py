@@ -80,6 +80,12 @@ maglev = Extension(
     target="sidecar.cluster.maglev.Maglev",
     summary="keeps equal keys at one endpoint, with a table: fair and quick",
 )
+peak_ewma = Extension(
+    kind="balancer",
+    name="peak-ewma",
+    target="sidecar.cluster.peak_ewma.PeakEWMA",
+    summary="takes the one of two endpoints that answers sooner, for its load",
+)
 random_choice = Extension(
     kind="balancer",
     name="random",
