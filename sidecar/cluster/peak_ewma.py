@@ -75,4 +75,5 @@ class PeakEWMA:
         if cost == 0.0:
             # Nothing known: worth trying, but not by everybody at once.
             return float(endpoint.active) * 0.001
-        return cost * exp((then - now) / self._config.decay_time) * (endpoint.active + 1)
+        kept: float = exp((then - now) / self._config.decay_time)
+        return cost * kept * (int(endpoint.active) + 1)
