@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 CONNECTIONS = 32  # as in the project's budgets: enough to keep one core busy, few enough for the caches
+STREAMS = 8  # at a time on an HTTP/2 connection: sidecars share a few connections
 RATE = 1000  # requests a second, over all connections
 SETTLE_SECONDS = 0.3  # at the start of a fixed-rate run connections and handshakes are made; not counted
 RATE_SHARE = 0.95  # of RATE must be reached, or the answer is that the rate cannot be served
@@ -51,14 +52,33 @@ def parse_saturation(output: str) -> Saturation:
     return Saturation(numbers["requests"], numbers["duration_us"] / 1e6)
 
 
-def paced(h2load: str, url: str, seconds: float, log: Path) -> list[str]:
+def saturating_h2(h2load: str, url: str, seconds: float) -> list[str]:
+    """As `saturating`, over HTTP/2: as many requests at a time, on fewer connections."""
+    clients = CONNECTIONS // STREAMS
+    return [h2load, "--threads=1", f"--clients={clients}", f"--max-concurrent-streams={STREAMS}", f"--duration={max(1, round(seconds))}", url]
+
+
+def parse_saturation_h2(output: str, seconds: float) -> Saturation:
+    """What h2load counted in `seconds`. Raises `InvalidRun` as `parse_saturation` does."""
+    line = re.search(r"^requests: .*? (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout$", output, re.MULTILINE)
+    if line is None:
+        raise InvalidRun(f"h2load did not finish: {output.strip()[-500:]}")
+    done, succeeded, failed, errored, late = map(int, line.groups())
+    if failed or errored or late:
+        raise InvalidRun(f"of {done} requests some failed: {failed} failed, {errored} errored, {late} late")
+    if not succeeded:
+        raise InvalidRun("not one request was answered")
+    return Saturation(succeeded, seconds)
+
+
+def paced(h2load: str, url: str, seconds: float, log: Path, is_h2: bool = False) -> list[str]:
     """The command that asks `url` `RATE` times a second and writes a line for each answer to `log`, which must not exist yet.
 
     One connection is opened each millisecond: opened at once they would tick together, and every 32nd millisecond 32 requests would arrive as one.
     """
     count = round(RATE * (seconds + SETTLE_SECONDS))
     return [
-        *(h2load, "--h1", "--threads=1", f"--clients={CONNECTIONS}", "--rate=1", "--rate-period=1ms"),
+        *(h2load, *(() if is_h2 else ("--h1",)), "--threads=1", f"--clients={CONNECTIONS}", "--rate=1", "--rate-period=1ms"),
         *(f"--rps={RATE / CONNECTIONS}", f"--requests={count}", f"--log-file={log}", url),
     ]
 

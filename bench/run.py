@@ -20,7 +20,8 @@ from bench.certificates import write_certificates
 from bench.peers import BODY, PEERS, ROOT, Application, Peer, Plan, program
 from bench.processes import Child, StartFailed, background_share, finish, free_ports, two_cores
 
-CASES = {"plain": False, "tls": True}  # name -> TLS towards the client
+CASES = {"plain": False, "tls": True, "h2": False}  # name -> TLS towards the client
+H2 = "h2"  # the case in which clients speak HTTP/2, with prior knowledge
 ROUNDS = 3
 SECONDS = 3
 GRACE_SECONDS = 20.0  # beyond its duration, until a load generator counts as hung
@@ -193,6 +194,9 @@ class _Case:
         )
 
     def _saturate(self, plan: Plan, seconds: float) -> load.Saturation:
+        if self._name == H2:
+            h2_command = load.saturating_h2(program("h2load") or "h2load", plan.url, seconds)
+            return load.parse_saturation_h2(finish(h2_command, self._load_core, seconds + GRACE_SECONDS), max(1, round(seconds)))
         command = load.saturating(program("wrk") or "wrk", plan.url, seconds)
         return load.parse_saturation(finish(command, self._load_core, seconds + GRACE_SECONDS))
 
@@ -203,5 +207,5 @@ class _Case:
             return []
         log = plan.directory / "latencies"
         log.unlink(missing_ok=True)
-        finish(load.paced(h2load, plan.url, self._seconds, log), self._load_core, self._seconds + GRACE_SECONDS)
+        finish(load.paced(h2load, plan.url, self._seconds, log, self._name == H2), self._load_core, self._seconds + GRACE_SECONDS)
         return load.parse_paced(log.read_text().splitlines())

@@ -77,3 +77,14 @@ def test_paced_run_with_a_fault_is_invalid(lines: list[str], because: str) -> No
     """An answer that is not 200, none at all, or a rate not reached makes the run invalid, and says why."""
     with pytest.raises(load.InvalidRun, match=because):
         load.parse_paced(lines)
+
+
+def test_h2load_counts() -> None:
+    """Successes in the time given; anything else makes the run invalid."""
+    line = "requests: 9 total, 9 started, 9 done, {} succeeded, {} failed, 0 errored, 0 timeout\n"
+    assert load.parse_saturation_h2("finished in 1s\n" + line.format(9, 0), 1) == load.Saturation(9, 1)
+    for output in (line.format(8, 1), line.format(0, 0), "nothing"):
+        with pytest.raises(load.InvalidRun):
+            load.parse_saturation_h2(output, 1)
+    assert "--h1" not in load.paced("h2load", "http://a/", 1, Path("log"), True)
+    assert "--max-concurrent-streams=8" in load.saturating_h2("h2load", "http://a/", 1)
