@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
@@ -28,7 +29,7 @@ class H2ServerStream:
         self._connection = connection
         self.timer = connection.runtime.wheel.timer(self._on_timer)
         self.exchange: Any = None
-        self.inbox: list[bytes | End] = []
+        self.inbox: deque[bytes | End] = deque()
         self.key = b""
         self.begin(0, True)
 
@@ -144,7 +145,7 @@ class H2ServerStream:
         if inbox:
             exchange = self.exchange
             while inbox and not self.is_paused and self.id == stream_id and exchange is not None:
-                event = inbox.pop(0)
+                event = inbox.popleft()
                 if event.__class__ is bytes:
                     self.held += len(event)
                     exchange.request_data(event)

@@ -5,6 +5,7 @@ The connection counts as connected when the server's SETTINGS are here: then its
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
@@ -131,7 +132,7 @@ class H2ClientConnection:
                     owners.append(owner)
                 elif stream.is_paused or stream.inbox:
                     if stream.inbox is None:
-                        stream.inbox = []
+                        stream.inbox = deque()
                     stream.inbox.append(event)
                 else:
                     owners.append(stream.owner)
@@ -284,7 +285,7 @@ class H2ClientConnection:
         inbox = stream.inbox
         while inbox and not stream.is_paused and stream.id:
             owner = stream.owner
-            stream.receive(inbox.pop(0))
+            stream.receive(inbox.popleft())
             if not inbox and owner is not None and not owner.finished:
                 owner.downstream.flush()
         if stream.id and stream.held and not stream.is_paused:

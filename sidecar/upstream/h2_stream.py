@@ -6,6 +6,7 @@ the request, so it goes to another connection and nobody is told.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
@@ -45,7 +46,7 @@ class H2ClientStream:
         self.is_reused = connection.requests > 0
         self.id = 0
         self.held = 0  # octets with the exchange that are not credited yet
-        self.inbox: list[Event] | None = None
+        self.inbox: deque[Event] | None = None
         self.is_paused = self.is_congested = self.is_tunnel = self.request_done = self.is_over = False
         self.key: bytes | None = None
         self.replay: list[bytes | End] | None = None  # what was sent behind the head, while it may have to be sent again
