@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sidecar.errors import ConnectFailed, SidecarError, StreamIdleTimeout, UpstreamClosed, UpstreamProtocolError, UpstreamTimeout
 from sidecar.model import Retry
 
@@ -22,6 +24,7 @@ class RetryRules:
         "min_retry_concurrency",
         "per_try_timeout",
         "retry_after_max",
+        "spare_timers",
         "statuses",
     )
 
@@ -35,6 +38,8 @@ class RetryRules:
         self.statuses = frozenset(statuses)
         self.attempts = settings.attempts
         self.per_try_timeout = settings.per_try_timeout
+        # Of exchanges that are over, for those to come; as many as ran at once.
+        self.spare_timers: list[Any] = []
         self.backoff_base = settings.backoff.base
         self.backoff_max = settings.backoff.max
         self.retry_after_max = settings.retry_after_max

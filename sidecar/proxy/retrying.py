@@ -13,6 +13,22 @@ from sidecar.proxy.calls import PluginCalls
 from sidecar.proxy.exchange_state import IDEMPOTENT
 
 
+class TryTimer:
+    """A timer of the wheel that serves one exchange after the other: to set one that was used is far cheaper than to make one."""
+
+    __slots__ = ("clear", "exchange", "set")
+
+    def __init__(self, wheel: Any) -> None:
+        timer = wheel.timer(self._fired)
+        self.set = timer.set
+        self.clear = timer.clear
+        self.exchange: RetryWay | None = None
+
+    def _fired(self) -> None:
+        if self.exchange is not None:
+            self.exchange.try_timed_out()
+
+
 class Retrying:
     """What an exchange with a retry policy keeps: its body up to a limit (in the place of a body flow, or behind one), its timers, its place in the budget."""
 
@@ -29,7 +45,10 @@ class Retrying:
         self.delayed: Any = None
         # Where this exchange counts as a running retry.
         self.connector: Any = None
-        self.timer: Any = exchange.http.wheel.timer(exchange.try_timed_out) if rules.per_try_timeout else None
+        self.timer: TryTimer | None = None
+        if rules.per_try_timeout:
+            self.timer = rules.spare_timers.pop() if rules.spare_timers else TryTimer(exchange.http.wheel)
+            self.timer.exchange = exchange
 
     def data(self, chunk: bytes) -> None:
         """A chunk passed the hooks: keep it, and pass it on."""
@@ -61,7 +80,9 @@ class Retrying:
     def finish(self) -> None:
         """The exchange is over."""
         if self.timer is not None:
-            self.timer.close()
+            self.timer.clear()
+            self.timer.exchange = None
+            self.rules.spare_timers.append(self.timer)
             self.timer = None
         if self.delayed is not None:
             self.delayed.cancel()
