@@ -239,7 +239,8 @@ def envoy_configuration(plan: Plan) -> dict[str, Any]:
         "match": {"prefix": "/"},
         "route": {"cluster": "app", "timeout": "15s", "retry_policy": {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2}},
     }
-    # W3C trace context as the sidecar's: made or continued for every request and sent on, and no span leaves either process (Envoy makes none of it without a tracer).
+    # W3C trace context as the sidecar's: made or continued for every request and sent on, and no span leaves either process (Envoy makes none of it without a
+    # tracer).
     tracer = _typed(
         "envoy.tracers.opentelemetry",
         "config.trace.v3.OpenTelemetryConfig",

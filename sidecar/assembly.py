@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from sidecar import model
 from sidecar.address import Address
@@ -44,7 +45,7 @@ from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.hash_policy import compile_hash_policies
 from sidecar.routing.header_ops import compile_ops
-from sidecar.routing.normalize import normalize_path
+from sidecar.routing.normalize import normalizer
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
 from sidecar.routing.table import RouteEntry, Table, compile_table
 from sidecar.routing.weights import compile_weights
@@ -108,10 +109,14 @@ class Sidecar:
         for cluster in self.config.clusters:
             self.connectors[cluster.name] = self._connector(cluster)
         listeners = [self._listener(listener) for listener in self.config.listeners]
-        for plugin, _account in self._plugins.values():
+        for (kind, name, origin), (plugin, _account) in self._plugins.items():
             if IPluginLifecycle.providedBy(plugin):
                 self._started.append(plugin)
-                await maybeDeferred(plugin.start)
+                try:
+                    await maybeDeferred(plugin.start)
+                except Exception as error:
+                    _log.debug("{kind} {name} could not start: {failure}", kind=kind, name=name, failure=Failure())
+                    raise ConfigError([_problem(origin, f"{kind} {name} could not start: {error or type(error).__name__}")]) from error
         if self.state != "starting":
             # Told to stop in the meantime: nothing may open any more.
             return
@@ -236,7 +241,7 @@ class Sidecar:
     def _http(self, listener: model.Listener, chain: FilterChain, settings: HTTPManager, name: str) -> Callable[[ConnectionFacts, Callable[[Any], None]], Any]:
         http = HTTPRuntime(name, settings, self.reactor, self.wheel)
         self.https.append(http)
-        http.normalize_path = normalize_path
+        http.normalize_path = normalizer(settings.merge_slashes)
         table = self._routes(settings, name)
         http.find_route = table.find
         plugins = [self._plugin(ref, name) for ref in settings.http_filters]

@@ -303,6 +303,7 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     x-forwarded-client-cert: "set" drops what the client sent and writes the verified peer, "drop" only drops it, "keep" passes it on (towards a trusted hop only).
     `forwarded_for`: append the peer's address to x-forwarded-for. `request_id`: give a request without x-request-id one. `half_close`: what a client that ends its sending side before
     its answer is there gets: "abort" (the exchange is cancelled, as Envoy and nginx do) or "answer".
+    `merge_slashes`: runs of slashes in a path become one before routes and rules see it, and so it goes up: "//admin" must not pass a rule on "/admin" (Envoy: merge_slashes).
     `access_logs` and `tracing` are what is seen of each exchange.
     """
 
@@ -315,6 +316,7 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     forwarded_for: bool = False
     request_id: bool = True
     half_close: Literal["abort", "answer"] = "abort"
+    merge_slashes: bool = True
     idle_timeout: Duration = STREAM_IDLE_TIMEOUT_SECONDS
     limits: HTTPLimits = HTTPLimits()
     access_logs: tuple[PluginRef, ...] = ()

@@ -40,7 +40,7 @@ class PluginCalls(ExchangeState):
         then = seconds()
         try:
             answer = step.hook(*args)
-        except Exception:
+        except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
             answer = self.raised(step)
         account.seconds += seconds() - then
         return answer
@@ -64,11 +64,15 @@ class PluginCalls(ExchangeState):
         if self._awaited is None:
             self._awaited = []
         self._awaited.append(deferred)
-        self._pause_request()
+        # When the whole request is here reading goes on: what comes is bounded by the pipeline limit, and a client that leaves is noticed.
+        pauses_request = not self.request_complete
+        if pauses_request:
+            self._pause_request()
         self._pause_response()
 
         def answered(value: Any) -> None:
-            self._resume_request()
+            if pauses_request:
+                self._resume_request()
             self._resume_response()
             if self.finished:
                 return

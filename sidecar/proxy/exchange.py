@@ -210,7 +210,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
                 then = http.seconds()
                 try:
                     log.hook(record)
-                except Exception:
+                except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                     self.raised(log)
                 account.seconds += http.seconds() - then
             for step in chain.done:

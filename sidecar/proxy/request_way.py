@@ -26,6 +26,7 @@ from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Chain, Step, is_awaitable
 from sidecar.verdicts import Reroute
 
+SINGLE_NAMES = frozenset({b"x-request-id", b"x-forwarded-proto"})
 REROUTES_LIMIT = 4  # plugins that send a request round in circles are stopped: more than any sensible configuration needs
 
 
@@ -47,7 +48,7 @@ class RequestWay(PluginCalls):
             then = http.seconds()
             try:
                 step.hook(self, http.sample)
-            except Exception:
+            except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 self.raised(step)
             step.account.seconds += http.seconds() - then
         path = http.normalize_path(request.path)
@@ -76,9 +77,16 @@ class RequestWay(PluginCalls):
         caller = self.caller
         headers = request.headers
         special = http.special
-        came: dict[bytes, bytes] = {each[0]: each[1] for each in headers.fields if each[0] in special}
+        found = [each for each in headers.fields if each[0] in special]
+        came: dict[bytes, bytes] = {each[0]: each[1] for each in found}
         fields: list[Field] = headers.fields
         if came:
+            if len(found) != len(came):
+                # Of several ids or protocols each reader would believe another one.
+                for name in SINGLE_NAMES & came.keys():
+                    headers.set(name, headers.get_all(name)[0])
+                    came[name] = headers.get_all(name)[0]
+                fields = headers.fields
             if not http.keeps_certificate and not CERTIFICATE_NAMES.isdisjoint(came):
                 headers.fields = fields = [each for each in fields if each[0] not in CERTIFICATE_NAMES]
             self.request_id = came.get(b"x-request-id", b"")
@@ -133,7 +141,7 @@ class RequestWay(PluginCalls):
             account.calls += 1
             try:
                 answer = step.hook(self)
-            except Exception:
+            except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 answer = self.raised(step)
             now = seconds()
             account.seconds += now - then
@@ -279,7 +287,7 @@ class RequestWay(PluginCalls):
             then = self.http.seconds()
             try:
                 step.hook(self)
-            except Exception:
+            except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 self.raised(step)
             step.account.seconds += self.http.seconds() - then
         try:

@@ -87,6 +87,9 @@ def _remove_dot_segments(path: bytes) -> bytes | None:
             if not kept:
                 return None
             kept.pop()
+        elif segment.startswith((b"..;", b".;")):
+            # Java servers drop path parameters before they look at dots: "/a/..;/admin" would be "/admin" to them alone.
+            return None
         elif segment != b".":
             kept.append(segment)
     if segments[-1] in (b".", b".."):

@@ -336,3 +336,25 @@ def test_a_local_reply_that_a_hook_spoils_still_ends() -> None:
     world.attempts[0].fail(ConnectFailed("x"))
     assert client.take().startswith(b"HTTP/1.1 500 ")
     world.ended_once(500)
+
+
+def test_system_exit_is_a_failure_like_others() -> None:
+    """A plugin that wants to end the process only ends the exchange."""
+
+    def leave(exchange: Any) -> None:
+        raise SystemExit(3)
+
+    world = World(RequestHeadPlugin(leave))
+    client, _ = world.send(GET)
+    assert client.take().startswith(b"HTTP/1.1 500 ")
+    world.ended_once(500)
+
+
+def test_a_client_that_leaves_while_a_hook_takes_its_time_is_noticed() -> None:
+    """The whole request is here, so reading goes on."""
+    world = World(RequestHeadPlugin(lambda exchange: Deferred()))
+    client = world.client()
+    client.receive(GET)
+    assert client.reading
+    client.end()
+    world.ended_once(499)

@@ -204,3 +204,13 @@ def test_records_show_the_path_as_routed() -> None:
     assert app.take().startswith(b"GET /inside ")
     app.receive(OK)
     assert world.records[0].path == "/outside"
+
+
+def test_the_first_of_several_request_ids_counts() -> None:
+    """The record and the application must not believe different ones."""
+    world = World()
+    _, app = world.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: one\r\nx-request-id: two\r\n\r\n")
+    sent = app.take()
+    assert sent.lower().count(b"x-request-id") == 1 and b"one" in sent and b"two" not in sent
+    app.receive(OK)
+    assert world.records[0].request_id == "one"

@@ -123,3 +123,10 @@ def test_configured_paths_are_written_as_requests_carry_them() -> None:
             wire_form(text)
     with pytest.raises(ValueError, match="write /b"):
         wire_form("/a/../b")
+
+
+def test_dot_segments_with_parameters_are_refused() -> None:
+    """Servers that drop path parameters first would climb where we did not."""
+    for path in (b"/a/..;/admin", b"/a/..;x=1/admin", b"/.;/admin", b"/a/%2e%2e;/b"):
+        assert normalize_path(path) is None, path
+    assert normalize_path(b"/a;x/b;..") == b"/a;x/b;.."

@@ -26,6 +26,9 @@ HEAD, LENGTH, CHUNKED, UNTIL_CLOSE, COMPLETE, TUNNEL, DEAD = range(7)
 # again. Blocks with secrets or ids are not kept.
 KNOWN_BLOCK_BYTES = 2048
 
+# More pieces of a body than this from one read are joined: one octet in each chunk would otherwise cost a trip through the whole path for each octet.
+SMALL_CHUNKS = 8
+
 
 class MessageReader:
     """One direction of one connection. Subclasses read heads and know what follows a complete message."""
@@ -151,6 +154,8 @@ class MessageReader:
             except Malformed as problem:
                 events.append(self._fail(problem))
                 return events
+            if len(events) > SMALL_CHUNKS:
+                _join_chunks(events)
             if stop >= 0:
                 self._complete(data, stop)
         else:
@@ -178,3 +183,11 @@ class MessageReader:
         self.keep_alive = False
         self._held.clear()
         return self._failure(problem)
+
+
+def _join_chunks(events: list[Any]) -> None:
+    """Make one of all pieces of the body in `events`; they stand together, after the head if there is one and before the end."""
+    pieces = [each for each in events if each.__class__ is bytes]
+    if len(pieces) > 1:
+        first = next(index for index, each in enumerate(events) if each.__class__ is bytes)
+        events[first : first + len(pieces)] = [b"".join(pieces)]

@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.codec.h1.body import CHUNK_LINE_BYTES, EXTENSION_BYTES, ChunkedBody, end_of, has_bare_lf
 from sidecar.codec.h1.grammar import REMEMBERED_LINES, Malformed
+from sidecar.codec.h1.reader import RequestReader
 from sidecar.errors import BadFraming, HeadTooLarge
 from sidecar.message import END, End
 
@@ -127,3 +128,11 @@ def test_end_is_not_there() -> None:
 def test_bare_lf(held: str, data: str, answer: bool) -> None:
     """An LF is bare unless the octet before it, perhaps of the read before, is a CR."""
     assert has_bare_lf(bytearray(held.encode()), data.encode(), 0) is answer
+
+
+def test_tiny_chunks_of_one_read_come_as_one_piece() -> None:
+    """An octet in each chunk must not cost a trip through the whole path for each octet."""
+    reader = RequestReader(65536, 100)
+    _, *rest = reader.receive(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1000)
+    assert rest == [b"x" * 1000]
+    assert reader.receive(b"1\r\ny\r\n" * 10 + b"0\r\n\r\n") == [b"y" * 10, END]
