@@ -45,7 +45,7 @@ from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.hash_policy import compile_hash_policies
 from sidecar.routing.header_ops import compile_ops
-from sidecar.routing.normalize import normalizer
+from sidecar.routing.normalize import normalizer, remembering
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
 from sidecar.routing.table import RouteEntry, Table, compile_table
 from sidecar.routing.weights import compile_weights
@@ -241,7 +241,7 @@ class Sidecar:
     def _http(self, listener: model.Listener, chain: FilterChain, settings: HTTPManager, name: str) -> Callable[[ConnectionFacts, Callable[[Any], None]], Any]:
         http = HTTPRuntime(name, settings, self.reactor, self.wheel)
         self.https.append(http)
-        http.normalize_path = normalizer(settings.merge_slashes)
+        http.normalize_path = remembering(normalizer(settings.merge_slashes))
         table = self._routes(settings, name)
         http.find_route = table.find
         plugins = [self._plugin(ref, name) for ref in settings.http_filters]

@@ -12,6 +12,10 @@ from sidecar.policy.rules import NO_ALLOW_RULE, Rule, RuleSet
 from sidecar.routing.normalize import wire_form, wire_prefix
 from sidecar.verdicts import ALLOW, Allow, Deny, Shadow
 
+# Answers that are remembered, and for how long paths: 200 KB at most. When it is full it starts anew, so that nobody can make it grow.
+KNOWN_ANSWERS = 512
+KNOWN_PATH_BYTES = 128
+
 
 @implementer(IAuthorizer)
 class Rules:
@@ -31,6 +35,8 @@ class Rules:
     def __init__(self, config: Config, context: object) -> None:
         self.rules = RuleSet(config.rules)
         self._allows = {rule.name: Allow(rule.name) for rule in config.rules}
+        # (principal, method, path) -> the answer of last time, where nothing else counts.
+        self._known: dict[tuple[str, bytes, bytes], Allow | Deny | Shadow] | None = None if self.rules.looks_at_headers else {}
 
     def authorize(self, exchange: Any) -> Allow | Deny | Shadow:
         """See `IAuthorizer`."""
@@ -39,6 +45,20 @@ class Rules:
         path = request.path
         if b"?" in path:
             path = path[: path.index(b"?")]
+        known = self._known
+        if known is None or len(path) > KNOWN_PATH_BYTES:
+            return self._decide(exchange, path)
+        key = ("" if principal is None else principal.name, request.method, path)
+        answer = known.get(key)
+        if answer is None:
+            if len(known) >= KNOWN_ANSWERS:
+                known.clear()
+            answer = known[key] = self._decide(exchange, path)
+        return answer
+
+    def _decide(self, exchange: Any, path: bytes) -> Allow | Deny | Shadow:
+        request = exchange.request
+        principal = exchange.principal
         decision = self.rules.decide("" if principal is None else principal.name, request.method, path, request.headers)
         if not decision.allowed:
             return Deny(*_sentence(principal, decision.rule))

@@ -75,7 +75,7 @@ class W3CTracer:
 
     def _root(self, context: TraceContext | None, sample: float, has_field: bool) -> ExchangeTrace:
         # One number for all ids of an exchange with one attempt. Zeros would be no id; once in 2^64 is never.
-        ids = f"{self.getrandbits(256):064x}"
+        ids = self.getrandbits(256).to_bytes(32, "big").hex()
         trace_id = ids[:32]
         sampled = is_sampled(trace_id, sample) if context is None or context.sampled is None else context.sampled
         return ExchangeTrace(trace_id, ids[32:], "", sampled, SAMPLED if sampled else 0, has_field)

@@ -128,7 +128,7 @@ def _path_test(rule: Rule) -> TextTest | None:
 class RuleSet:
     """Rules, compiled. Raises `ValueError` for a name given twice."""
 
-    __slots__ = ("_allow", "_allowed", "_deny", "_shadow")
+    __slots__ = ("_allow", "_allowed", "_deny", "_shadow", "looks_at_headers")
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         names = [rule.name for rule in rules]
@@ -138,6 +138,8 @@ class RuleSet:
         self._deny = tuple(each for rule, each in compiled if rule.action == "deny" and not rule.shadow)
         self._allow = tuple(each for rule, each in compiled if rule.action == "allow" and not rule.shadow)
         self._allowed = {each.name: Decision(True, each.name) for _, each in compiled}
+        # If not, the same principal, method and path are always decided in the same way.
+        self.looks_at_headers = any(rule.headers for rule in rules)
         self._shadow: RuleSet | None = None
         if any(rule.shadow for rule in rules):
             self._shadow = RuleSet(tuple(msgspec.structs.replace(rule, shadow=False) for rule in rules))

@@ -27,6 +27,7 @@ from sidecar.proxy.steps import Chain, Step, is_awaitable
 from sidecar.verdicts import Reroute
 
 SINGLE_NAMES = frozenset({b"x-request-id", b"x-forwarded-proto"})
+_NOTHING: dict[bytes, bytes] = {}
 REROUTES_LIMIT = 4  # plugins that send a request round in circles are stopped: more than any sensible configuration needs
 
 
@@ -78,7 +79,7 @@ class RequestWay(PluginCalls):
         headers = request.headers
         special = http.special
         found = [each for each in headers.fields if each[0] in special]
-        came: dict[bytes, bytes] = {each[0]: each[1] for each in found}
+        came: dict[bytes, bytes] = {each[0]: each[1] for each in found} if found else _NOTHING
         fields: list[Field] = headers.fields
         if came:
             if len(found) != len(came):

@@ -196,7 +196,18 @@ def _authorize(plugin: Any, account: Account) -> Hook:
             return answer
         raise TypeError(f"an authorizer answers Allow, Deny or Shadow, not {answer!r}")
 
-    return _adapted(plugin.authorize, understand)
+    authorize = plugin.authorize
+
+    def step(exchange: Any) -> Any:
+        answer = authorize(exchange)
+        if type(answer) is Allow:
+            exchange.notes.append((name, answer.rule))
+            return None
+        if type(answer) not in _AT_ONCE and is_awaitable(answer):
+            return _later(answer, understand, exchange)
+        return understand(exchange, answer)
+
+    return step
 
 
 def _limit(plugin: Any, account: Account, values_of: Callable[[Any], tuple[str, ...]], seconds: Callable[[], float]) -> Hook:

@@ -27,6 +27,10 @@ _FIRST_ODD = re.compile(rb"[^" + re.escape(_PLAIN) + rb"]").search
 _QUESTION_MARK = ord("?")
 _SLASHES = re.compile(rb"/{2,}")
 
+# Paths that a listener remembers to be normal, and how long they may be: 100 KB at most. When it is full it starts anew.
+KNOWN_PATHS = 512
+KNOWN_PATH_BYTES = 128
+
 
 def normalize_path(path: bytes) -> bytes | None:
     """The target in normal form, the very same object when it already is; None when it must be refused with 400.
@@ -45,6 +49,23 @@ def normalize_path_merging_slashes(path: bytes) -> bytes | None:
     if b"//" not in path and b"\\" not in path:
         return normalize_path(path)
     return _normalize(path, True)
+
+
+def remembering(normalize: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
+    """`normalize` with a memory for short paths without query that are normal already: services ask for the same ones over and over."""
+    known: set[bytes] = set()
+
+    def normal(path: bytes) -> bytes | None:
+        if path in known:
+            return path
+        made = normalize(path)
+        if made == path and len(path) <= KNOWN_PATH_BYTES and b"?" not in path:
+            if len(known) >= KNOWN_PATHS:
+                known.clear()
+            known.add(path)
+        return made
+
+    return normal
 
 
 def normalizer(merge_slashes: bool) -> Callable[[bytes], bytes | None]:

@@ -6,8 +6,10 @@ import msgspec
 import pytest
 from zope.interface.verify import verifyObject
 
+from sidecar.facts import Principal
 from sidecar.filters.rules import Rules
 from sidecar.interfaces import IAuthorizer
+from sidecar.model import ValueMatch
 from sidecar.policy.rules import Rule
 from sidecar.testing import FakeContext, FakeExchange, make_request
 from sidecar.verdicts import ALLOW, Allow, Deny, Shadow
@@ -60,3 +62,22 @@ def test_configuration_is_strict() -> None:
 def test_provides_its_interface() -> None:
     """It is an authorizer."""
     assert verifyObject(IAuthorizer, Rules(Rules.Config(), FakeContext()))
+
+
+def test_remembered_answers_belong_to_principal_method_and_path() -> None:
+    """The answer of one caller is never another's, and with header tests nothing is remembered."""
+    allow = Rule(name="read", principals=(WEB,), methods=("GET",), paths=("/a*",))
+    plugin = Rules(Rules.Config(rules=(allow,)), FakeContext())
+
+    def answer(principal: str | None, method: str, path: str) -> object:
+        exchange = FakeExchange(make_request(method, path), principal=None if principal is None else Principal(principal))
+        return type(plugin.authorize(exchange))
+
+    for _ in range(2):
+        assert answer(WEB, "GET", "/a") is Allow
+        assert answer(WEB, "POST", "/a") is Deny
+        assert answer(WEB, "GET", "/b") is Deny
+        assert answer(None, "GET", "/a") is Deny
+        assert answer("spiffe://mesh.example/ns/shop/sa/other", "GET", "/a") is Deny
+    by_header = Rule(name="h", headers=(ValueMatch(name="x-key", exact="1"),))
+    assert Rules(Rules.Config(rules=(by_header,)), FakeContext())._known is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.routing.normalize import normalize_path, normalize_path_merging_slashes, normalizer, wire_form, wire_prefix
+from sidecar.routing.normalize import KNOWN_PATHS, normalize_path, normalize_path_merging_slashes, normalizer, remembering, wire_form, wire_prefix
 
 SAME = [
     b"/",
@@ -130,3 +130,25 @@ def test_dot_segments_with_parameters_are_refused() -> None:
     for path in (b"/a/..;/admin", b"/a/..;x=1/admin", b"/.;/admin", b"/a/%2e%2e;/b"):
         assert normalize_path(path) is None, path
     assert normalize_path(b"/a;x/b;..") == b"/a;x/b;.."
+
+
+def test_what_is_remembered_is_what_was_found_normal() -> None:
+    """The memory never answers for a path that has to be changed or refused, and is bounded."""
+    asked: list[bytes] = []
+
+    def normalize(path: bytes) -> bytes | None:
+        asked.append(path)
+        return normalize_path(path)
+
+    normal = remembering(normalize)
+    for _ in range(2):
+        assert normal(b"/a/b") == b"/a/b"
+        assert normal(b"/a/../b") == b"/b"
+        assert normal(b"/..") is None
+        assert normal(b"/a?q") == b"/a?q"
+    assert asked == [b"/a/b", b"/a/../b", b"/..", b"/a?q", b"/a/../b", b"/..", b"/a?q"]
+    for number in range(KNOWN_PATHS + 1):
+        normal(b"/%d" % number)
+    asked.clear()
+    normal(b"/a/b")
+    assert asked == [b"/a/b"]
