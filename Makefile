@@ -1,6 +1,7 @@
 # The commands of this repository. Each makes what it needs: `.venv` from nothing but Python 3.11, make and the package registry; a second run does not.
 #
 #   make test     ruff, mypy, then every test           PYTEST_ARGS="-k retry" for some
+#                 (the end-to-end ones once more on Twisted's poll reactor)
 #   make demo     two applications behind two sidecars  ONCE=1 to end by itself
 #   make bench    beside Envoy, HAProxy and nginx       BENCH_ARGS="--rounds 5"
 #   make lint     ruff and mypy alone
@@ -24,6 +25,7 @@ help:
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,SIDECAR_TEST_REACTOR=poll $(BIN)/python -m pytest tests/e2e)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
