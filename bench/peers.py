@@ -293,7 +293,7 @@ class Sidecar(Peer):
 
 
 def sidecar_configuration(plan: Plan) -> dict[str, Any]:
-    """The full form of the sidecar's file (sidecar/model.py), with all of the telemetry and a policy."""
+    """The full form of the sidecar's file (sidecar/model/), with all of the telemetry and a policy."""
     rules = {"rules": [{"name": "readers", "methods": list(RULE_METHODS), "paths": ["/*"]}]}
     http = {
         "routes": {"name": "inbound", "virtual_hosts": [{"name": "app", "routes": [{"name": "all", "cluster": "app"}]}]},

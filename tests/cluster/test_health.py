@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.cluster.health import Health, OutlierJudge, usable
 from sidecar.model import OutlierDetection

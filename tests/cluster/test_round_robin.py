@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import attrs
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from zope.interface.verify import verifyObject
 
 from sidecar.cluster.round_robin import RoundRobin

@@ -6,8 +6,7 @@ import ssl
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.codec.sniff import CLIENT_HELLO_BYTES, CLIENT_HELLO_RECORDS, H2_PREFACE, METHOD_BYTES, RAW, RAW_H2, RAW_HTTP1, TLS, Sniffed, is_tls, sniff
 

@@ -23,7 +23,7 @@ STRUCTS = [
     cls
     for module in (short, model)
     for cls in vars(module).values()
-    if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and cls.__module__ == module.__name__
+    if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and f"{cls.__module__}.".startswith(f"{module.__name__}.")
 ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.routing.normalize import KNOWN_PATHS, normalize_path, normalize_path_merging_slashes, normalizer, remembering, wire_form, wire_prefix
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.telemetry.metrics import SERIES_LIMIT, Family, HistogramValue, Registry, Sample, exposition, format_number
 

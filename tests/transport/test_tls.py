@@ -15,8 +15,7 @@ from twisted.python.failure import Failure
 
 from sidecar.address import Address
 from sidecar.errors import ConnectTimeout, UpstreamHandshakeFailed
-from sidecar.transport import records
-from sidecar.transport import tls as tls_module
+from sidecar.transport import records, tls as tls_module
 from sidecar.transport.connection import READ_BYTES_MAX, Transport
 from sidecar.transport.connector import connect
 from sidecar.transport.tls import ClientTLS, TLSProblem, TLSTransport

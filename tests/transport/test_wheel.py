@@ -7,8 +7,7 @@ import weakref
 from math import inf
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from twisted.internet.task import Clock
 
 from sidecar.transport.wheel import SWEEP_AT_LEAST, TICK_SECONDS, Timer, TimerWheel

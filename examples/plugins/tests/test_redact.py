@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import pytest
 from acme_mesh.redact import LONGEST, RedactCards, Redactor
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from zope.interface.verify import verifyObject
 
 from sidecar.interfaces import IRequestHeadHook, IResponseBodyHook, IResponseHeadHook

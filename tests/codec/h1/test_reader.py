@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar import errors
 from sidecar.codec.h1.reader import BLANK_LINES, INFORMATIONAL_HEADS, RequestReader, ResponseReader

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.codec.h1.reader import RequestReader, ResponseReader
 from sidecar.codec.h1.writer import RequestWriter, ResponseWriter

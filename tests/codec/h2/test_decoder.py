@@ -8,8 +8,7 @@ from pathlib import Path
 
 import hpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.codec.h2.decoder import REMEMBERED_BLOCK_OCTETS, REMEMBERED_BLOCKS, CompressionError, Decoder
 from sidecar.codec.h2.tables import NeverIndexed

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import hpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.codec.h2.decoder import Decoder
 from sidecar.codec.h2.encoder import CANDIDATES, NOT_SENT, Encoder

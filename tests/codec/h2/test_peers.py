@@ -8,8 +8,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.limits import H2Limits

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from hpack.hpack import decode_integer, encode_integer
 from hpack.table import HeaderTable
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sidecar.codec.h2 import tables
 

@@ -14,65 +14,50 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from sidecar.address import Address
-
-Duration = Annotated[float, Meta(ge=0, extra={"syntax": "duration"})]
-Size = Annotated[int, Meta(ge=0, extra={"syntax": "size"})]
-Count = Annotated[int, Meta(ge=0)]
-Percent = Annotated[int, Meta(ge=0, le=100)]
-RetryOn = Literal["connect-failure", "refused-stream", "reset", "timeout", "gateway-error", "5xx"]
-Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Origin = Annotated[str, Meta(extra={"internal": True})]
-
-# Envoy's defaults where Envoy has them; each can be configured where it is used.
-CONNECT_TIMEOUT_SECONDS = 5.0  # Envoy: cluster.connect_timeout
-ROUTE_TIMEOUT_SECONDS = 15.0  # Envoy: route.timeout; off for tunnels, and where unset it ends with the response's head
-STREAM_IDLE_TIMEOUT_SECONDS = 300.0  # Envoy: stream_idle_timeout; a stream on which nothing moves for this long is an error
-DOWNSTREAM_IDLE_TIMEOUT_SECONDS = 3600.0  # Envoy: common_http_protocol_options.idle_timeout
-HEAD_TIMEOUT_SECONDS = 60.0  # slowloris: a head that is begun is finished within this time (Apache and HAProxy users set 5-60 s)
-HANDSHAKE_TIMEOUT_SECONDS = 15.0  # Envoy: transport_socket_connect_timeout as Istio sets it
-SNIFF_TIMEOUT_SECONDS = 5.0  # server-first protocols send nothing: then the raw chain takes the connection (Istio: protocolDetectionTimeout)
-POOL_IDLE_TIMEOUT_SECONDS = 60.0  # below the 75 s after which nginx closes, above most; a stale connection is retried all the same
-HEAD_BYTES = 64 * 1024  # Envoy: max_request_headers_kb 60
-HEAD_FIELDS = 100  # Envoy: max_headers_count
-CONNECTIONS = 10_000  # per listener: below the usual 16384-65536 descriptors, two for each connection
-PIPELINE_BYTES = 64 * 1024  # bytes of later requests held while one is served; then reading pauses
-WATERMARK_BYTES = 256 * 1024  # per connection and direction; Envoy's default is 1 MiB, half of which a slow reader would pin for each stream
-DRAIN_SECONDS = 30.0  # Kubernetes' default grace period is 30 s; in a pod set it a little lower
-POOL_CONNECTIONS = 1024  # per cluster; Envoy: circuit_breakers.max_connections
-POOL_IDLE = 128  # idle connections kept per endpoint
-POOL_PENDING = 1024  # Envoy: max_pending_requests
-ACCEPT_BACKLOG = 1024
-H2_STREAMS = 250  # per connection; RFC 9113 section 6.5.2 wants no fewer than 100, and each may hold a window of memory
-H2_STREAM_WINDOW_BYTES = 128 * 1024  # at first; it grows while a stream moves much
-H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what one connection may make us hold
-H2_KEEPALIVE_TIMEOUT_SECONDS = 20.0  # for the answer to a PING, gRPC's default
-
-
-class PluginRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plugin in use. `config` is an instance of the plugin class's `Config` after loading. `fail_open`: go on when the plugin raises."""
-
-    kind: Name
-    name: Name
-    config: Any = None
-    fail_open: bool = False
-    origin: Origin = ""
-
+from sidecar.model.resilience import (
+    Backoff as Backoff,
+    CircuitBreakers as CircuitBreakers,
+    FailureRate as FailureRate,
+    OutlierDetection as OutlierDetection,
+    Retry as Retry,
+    RetryBudget as RetryBudget,
+    RetryOn as RetryOn,
+)
+from sidecar.model.scalars import (
+    ACCEPT_BACKLOG as ACCEPT_BACKLOG,
+    CONNECT_TIMEOUT_SECONDS as CONNECT_TIMEOUT_SECONDS,
+    CONNECTIONS as CONNECTIONS,
+    DOWNSTREAM_IDLE_TIMEOUT_SECONDS as DOWNSTREAM_IDLE_TIMEOUT_SECONDS,
+    DRAIN_SECONDS as DRAIN_SECONDS,
+    H2_CONNECTION_WINDOW_BYTES as H2_CONNECTION_WINDOW_BYTES,
+    H2_KEEPALIVE_TIMEOUT_SECONDS as H2_KEEPALIVE_TIMEOUT_SECONDS,
+    H2_STREAM_WINDOW_BYTES as H2_STREAM_WINDOW_BYTES,
+    H2_STREAMS as H2_STREAMS,
+    HANDSHAKE_TIMEOUT_SECONDS as HANDSHAKE_TIMEOUT_SECONDS,
+    HEAD_BYTES as HEAD_BYTES,
+    HEAD_FIELDS as HEAD_FIELDS,
+    HEAD_TIMEOUT_SECONDS as HEAD_TIMEOUT_SECONDS,
+    PIPELINE_BYTES as PIPELINE_BYTES,
+    POOL_CONNECTIONS as POOL_CONNECTIONS,
+    POOL_IDLE as POOL_IDLE,
+    POOL_IDLE_TIMEOUT_SECONDS as POOL_IDLE_TIMEOUT_SECONDS,
+    POOL_PENDING as POOL_PENDING,
+    ROUTE_TIMEOUT_SECONDS as ROUTE_TIMEOUT_SECONDS,
+    SNIFF_TIMEOUT_SECONDS as SNIFF_TIMEOUT_SECONDS,
+    STREAM_IDLE_TIMEOUT_SECONDS as STREAM_IDLE_TIMEOUT_SECONDS,
+    WATERMARK_BYTES as WATERMARK_BYTES,
+    Count as Count,
+    Duration as Duration,
+    Name as Name,
+    Origin as Origin,
+    Percent as Percent,
+    PluginRef as PluginRef,
+    Size as Size,
+    ValueMatch as ValueMatch,
+    Weight as Weight,
+)
 
 # -- matching --------------------------------------------------------------------------------------------------------------------------------
-
-
-class ValueMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A test on one header or query parameter: at most one of the tests; none of them means "is present". All comparisons are exact in case."""
-
-    name: Name
-    exact: str | None = None
-    prefix: str | None = None
-    suffix: str | None = None
-    contains: str | None = None
-    regex: str | None = None
-    present: bool | None = None
-    invert: bool = False
 
 
 class RouteMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,37 +128,6 @@ class FilterOverride(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disabled: bool = False
     config: Any = None
     origin: Origin = ""
-
-
-class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Before the n-th retry a random time up to `base` * 2^(n-1), at most `max` (Envoy: retry_back_off)."""
-
-    base: Duration = 0.025
-    max: Duration = 0.25
-
-
-class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many retries may run in a cluster at a time: so many percent of its running requests, but at least `min_retry_concurrency`."""
-
-    budget_percent: Percent = 20
-    min_retry_concurrency: Count = 3
-
-
-class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well. Only what is safe is sent twice:
-    idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
-    body is not kept for it. `per_try_timeout`: 0 for none. `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none.
-    """
-
-    on: tuple[RetryOn, ...] = ("connect-failure", "refused-stream", "reset", "timeout", "gateway-error")
-    retriable_statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = ()
-    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
-    per_try_timeout: Duration = 0.0
-    backoff: Backoff = Backoff()
-    retry_after_max: Duration = 1.0
-    idempotency_headers: tuple[str, ...] = ("idempotency-key",)
-    body_bytes: Size = 64 * 1024
-    budget: RetryBudget | None = RetryBudget()
 
 
 class HashPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -387,48 +341,6 @@ class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_pending: Count = POOL_PENDING
     max_requests: Count = 0
     idle_timeout: Duration = POOL_IDLE_TIMEOUT_SECONDS
-
-
-class FailureRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When `failure_percent` of the requests of a `window` fail, and there were `minimum_requests`, all are refused for `open_time`; then `probes` real
-    requests may try, and all of them must succeed."""
-
-    failure_percent: Annotated[int, Meta(ge=1, le=100)] = 50
-    minimum_requests: Annotated[int, Meta(ge=1)] = 20
-    window: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
-    open_time: Duration = 5.0
-    probes: Annotated[int, Meta(ge=1)] = 3
-
-
-class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits on a cluster's HTTP requests beside those of its pool; 0 for none. `max_requests`: that run or wait. `max_retries`: of them retried."""
-
-    max_requests: Count = 0
-    max_retries: Count = 0
-    failure_rate: FailureRate | None = None
-
-
-class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's. Counts of 0 switch a detector
-    off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
-    """
-
-    consecutive_5xx: Count = 5
-    enforcing_consecutive_5xx: Percent = 100
-    consecutive_gateway_failure: Count = 5
-    enforcing_consecutive_gateway_failure: Percent = 0
-    interval: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
-    base_ejection_time: Duration = 30.0
-    max_ejection_time: Duration = 300.0
-    max_ejection_percent: Percent = 10
-    enforcing_success_rate: Percent = 100
-    success_rate_minimum_hosts: Count = 5
-    success_rate_request_volume: Count = 100
-    success_rate_stdev_factor: Count = 1900
-    enforcing_failure_percentage: Percent = 0
-    failure_percentage_threshold: Percent = 85
-    failure_percentage_minimum_hosts: Count = 5
-    failure_percentage_request_volume: Count = 50
 
 
 class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

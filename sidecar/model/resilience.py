@@ -1,0 +1,84 @@
+"""What a route or a cluster does against failing endpoints: retries, circuit breakers, outlier detection. See `sidecar.model`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from sidecar.model.scalars import Count, Duration, Percent, Size
+
+RetryOn = Literal["connect-failure", "refused-stream", "reset", "timeout", "gateway-error", "5xx"]
+
+
+class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Before the n-th retry a random time up to `base` * 2^(n-1), at most `max` (Envoy: retry_back_off)."""
+
+    base: Duration = 0.025
+    max: Duration = 0.25
+
+
+class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many retries may run in a cluster at a time: so many percent of its running requests, but at least `min_retry_concurrency`."""
+
+    budget_percent: Percent = 20
+    min_retry_concurrency: Count = 3
+
+
+class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well. Only what is safe is sent twice:
+    idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
+    body is not kept for it. `per_try_timeout`: 0 for none. `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none.
+    """
+
+    on: tuple[RetryOn, ...] = ("connect-failure", "refused-stream", "reset", "timeout", "gateway-error")
+    retriable_statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = ()
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    per_try_timeout: Duration = 0.0
+    backoff: Backoff = Backoff()
+    retry_after_max: Duration = 1.0
+    idempotency_headers: tuple[str, ...] = ("idempotency-key",)
+    body_bytes: Size = 64 * 1024
+    budget: RetryBudget | None = RetryBudget()
+
+
+class FailureRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When `failure_percent` of the requests of a `window` fail, and there were `minimum_requests`, all are refused for `open_time`; then `probes` real
+    requests may try, and all of them must succeed."""
+
+    failure_percent: Annotated[int, Meta(ge=1, le=100)] = 50
+    minimum_requests: Annotated[int, Meta(ge=1)] = 20
+    window: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
+    open_time: Duration = 5.0
+    probes: Annotated[int, Meta(ge=1)] = 3
+
+
+class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits on a cluster's HTTP requests beside those of its pool; 0 for none. `max_requests`: that run or wait. `max_retries`: of them retried."""
+
+    max_requests: Count = 0
+    max_retries: Count = 0
+    failure_rate: FailureRate | None = None
+
+
+class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's. Counts of 0 switch a detector
+    off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
+    """
+
+    consecutive_5xx: Count = 5
+    enforcing_consecutive_5xx: Percent = 100
+    consecutive_gateway_failure: Count = 5
+    enforcing_consecutive_gateway_failure: Percent = 0
+    interval: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
+    base_ejection_time: Duration = 30.0
+    max_ejection_time: Duration = 300.0
+    max_ejection_percent: Percent = 10
+    enforcing_success_rate: Percent = 100
+    success_rate_minimum_hosts: Count = 5
+    success_rate_request_volume: Count = 100
+    success_rate_stdev_factor: Count = 1900
+    enforcing_failure_percentage: Percent = 0
+    failure_percentage_threshold: Percent = 85
+    failure_percentage_minimum_hosts: Count = 5
+    failure_percentage_request_volume: Count = 50
