@@ -351,7 +351,7 @@ class Sidecar:
             if ref.kind in ACCOUNTED_KINDS:
                 self.accounts.append(account)
             context = PluginContext(
-                ref.name, self.reactor, self.config.node, self.registry, self._http_connector, frozenset(each.name for each in self.config.clusters)
+                ref.name, self.reactor, self.config.node, self.registry, self._http_connector, frozenset(each.name for each in self.config.clusters), where
             )
             target: Any = self.finder.load(ref.kind, ref.name)
             config = ref.config if ref.config is not None else target.Config()

@@ -27,9 +27,17 @@ class PluginContext:
     """See `IPluginContext`. `connector_of(cluster)` gives the cluster's connector, or raises `ValueError`."""
 
     def __init__(
-        self, name: str, clock: Any, node: Node, registry: Registry, connector_of: Callable[[str], Any], clusters: frozenset[str] | None = None
+        self,
+        name: str,
+        clock: Any,
+        node: Node,
+        registry: Registry,
+        connector_of: Callable[[str], Any],
+        clusters: frozenset[str] | None = None,
+        entry: str = "",
     ) -> None:
         self.name = name
+        self.entry = entry
         self.clock = clock
         self.node = node
         self.log = Logger(namespace=f"sidecar.plugin.{name}")
@@ -42,6 +50,10 @@ class PluginContext:
         """See `IPluginContext.counter`."""
         metric = self._registry.counter(f"sidecar_plugin_{name}_total", help, ("plugin", *labels))
         return PluginCounter(metric, self.name)
+
+    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """See `IPluginContext.gauge`."""
+        self._registry.gauge_function(f"sidecar_plugin_{name}", help, lambda: {(self.name, self.entry): read()}, ("plugin", "entry"))
 
     def http_client(self, cluster: str) -> HTTPClient:
         """See `IPluginContext.http_client`. The cluster's connector is looked up at the first request, so that plugins may ask when they are made."""

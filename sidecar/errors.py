@@ -206,6 +206,34 @@ class Overloaded(SidecarError):
     hint = "Raise the limit named in the detail or send less."
 
 
+class ConcurrencyLimited(SidecarError):
+    """As many requests run as the application does well with."""
+
+    status = 503
+    grpc_status = 14
+    flag = "UO"
+    code = "concurrency-limited"
+    side = "policy"
+    retry_safe = True
+    hint = "Send fewer requests at a time, or add instances of the application."
+
+
+class FaultInjected(SidecarError):
+    """An error made on purpose, to see what callers make of it. `status`, `grpc_status`: what the fault filter's configuration says."""
+
+    status = 503
+    grpc_status = 14
+    flag = "FI"
+    code = "fault-injected"
+    side = "policy"
+    hint = "This is no failure: a `fault` filter of the sidecar is configured to answer so."
+
+    def __init__(self, sentence: str = "", status: int = 503, grpc_status: int = 14) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.grpc_status = grpc_status
+
+
 class PluginFailed(SidecarError):
     """A plugin raised an exception or gave a verdict that makes no sense."""
 

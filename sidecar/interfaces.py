@@ -21,12 +21,16 @@ class IPluginContext(Interface):
     """What a plugin is given besides its configuration. Valid from `__init__` until `stop` returned."""
 
     name = Attribute("str: the plugin's name as configured, used in logs and metrics")
+    entry = Attribute("str: where the plugin is used: a filter chain's name, with the route's where a route has its own; '' in tests")
     clock = Attribute("IReactorTime: the only clock a plugin may use, so that tests can drive it")
     log = Attribute("twisted.logger.Logger with the plugin's name as namespace")
     node = Attribute("sidecar.model.Node: who this sidecar is")
 
     def counter(name: str, help: str, labels: tuple[str, ...] = ()) -> object:
         """A counter `sidecar_plugin_<name>_total` in this plugin's scope: an object with `inc(*label_values, by=1)`. Call it once, when the plugin is made."""
+
+    def gauge(name: str, help: str, read: Any) -> None:
+        """A gauge `sidecar_plugin_<name>` with the labels `plugin` and `entry`: `read()` gives its number whenever it is asked for. Call it when the plugin is made."""
 
     def http_client(cluster: str) -> object:
         """An HTTP client bound to a cluster of the configuration: an object with `request(method, path, headers=Headers(), body=b"", timeout_seconds=5.0)` that returns a Deferred of an object
@@ -81,6 +85,9 @@ class IExchange(Interface):
 
     def note(who: str, what: str) -> None:
         """Add a line to the decision record."""
+
+    def add_flag(flag: str) -> None:
+        """Add a response flag to the record and to metrics, beside that of the error if there is one. `flag`: short, upper case, few different ones."""
 
     def hash_key() -> object:
         """The number (int) that the route's hash policies make of this request, for balancers; None without any."""

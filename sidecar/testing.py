@@ -96,12 +96,18 @@ class FakeExchange:
         self.trace: Any = None
         self.state: dict[object, Any] = {}
         self.notes: list[tuple[str, str]] = []
+        # Response flags that were added, comma-separated.
+        self.flags = ""
         # What the route's hash policies make of the request.
         self.key: int | None = None
 
     def note(self, who: str, what: str) -> None:
         """See `IExchange.note`."""
         self.notes.append((who, what))
+
+    def add_flag(self, flag: str) -> None:
+        """See `IExchange.add_flag`."""
+        self.flags = f"{self.flags},{flag}" if self.flags else flag
 
     def hash_key(self) -> int | None:
         """See `IExchange.hash_key`."""
@@ -158,7 +164,8 @@ class FakeHTTPClient:
 
 @implementer(IPluginContext)
 class FakeContext:
-    """A plugin's context. `clock`: a `twisted.internet.task.Clock` to advance, at `STARTED` first. `counters`: by name. `clients`: HTTP clients by cluster."""
+    """A plugin's context. `clock`: a `twisted.internet.task.Clock` to advance, at `STARTED` first. `counters`, `gauges` (functions): by name. `clients`:
+    HTTP clients by cluster."""
 
     def __init__(self, name: str = "test", *, node: Node | None = None, clients: Mapping[str, FakeHTTPClient] | None = None) -> None:
         self.name = name
@@ -166,12 +173,18 @@ class FakeContext:
         self.clock.rightNow = STARTED
         self.log = Logger(namespace=name)
         self.node = Node() if node is None else node
+        self.entry = ""
         self.counters: dict[str, FakeCounter] = {}
+        self.gauges: dict[str, Callable[[], float]] = {}
         self._clients = dict(clients or {})
 
     def counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> FakeCounter:
         """See `IPluginContext.counter`."""
         return self.counters.setdefault(name, FakeCounter(labels))
+
+    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """See `IPluginContext.gauge`."""
+        self.gauges[name] = read
 
     def http_client(self, cluster: str) -> FakeHTTPClient:
         """See `IPluginContext.http_client`; the clusters are those of `clients`."""

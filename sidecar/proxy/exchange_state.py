@@ -56,6 +56,7 @@ class ExchangeState:
         "endpoint_text",
         "error",
         "finished",
+        "flags",
         "http",
         "is_tunnel",
         "notes",
@@ -102,6 +103,8 @@ class ExchangeState:
         self.state_: dict[object, Any] | None = None
         self.notes: list[tuple[str, str]] = []
         self.error: SidecarError | None = None
+        # Response flags beside the error's own, comma-separated.
+        self.flags = ""
         self.request_bytes = self.response_bytes = self.attempts = 0
         self.request_complete = request.end_stream
         self.finished = self.is_tunnel = False
@@ -164,6 +167,11 @@ class ExchangeState:
     def note(self, who: str, what: str) -> None:
         """Add a line to the decision record."""
         self.notes.append((who, what))
+
+    def add_flag(self, flag: str) -> None:
+        """See `IExchange.add_flag`."""
+        if flag not in self.flags.split(","):
+            self.flags = f"{self.flags},{flag}" if self.flags else flag
 
     # -- flow control and time ---------------------------------------------------------------------------------------------------------------------
 

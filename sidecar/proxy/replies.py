@@ -31,6 +31,7 @@ _PROXY_ERRORS = {
     "denied": "http_request_denied",
     "unauthenticated": "http_request_denied",
     "rate-limited": "http_request_denied",
+    "concurrency-limited": "connection_limit_reached",
 }
 _REASONS = {
     200: b"OK", 204: b"No Content", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 307: b"Temporary Redirect",

@@ -60,7 +60,7 @@ class ExchangeStats:
             exchange.route_name,
             exchange.cluster_name,
             exchange.status,
-            "" if error is None else error.flag,
+            exchange.flags if error is None else f"{error.flag},{exchange.flags}" if error.flag and exchange.flags else error.flag or exchange.flags,
             "" if error is None else error.code,
             exchange.request.version,
             "" if tls is None else tls.peer_identity,

@@ -44,6 +44,18 @@ headers = Extension(
     target="sidecar.filters.header_edits.HeaderEdits",
     summary="sets, adds and removes header fields of requests and responses",
 )
+fault = Extension(
+    kind="filter",
+    name="fault",
+    target="sidecar.filters.fault.Fault",
+    summary="delays, aborts and slows answers on purpose, for a share of the requests",
+)
+adaptive_concurrency = Extension(
+    kind="filter",
+    name="adaptive-concurrency",
+    target="sidecar.filters.adaptive_concurrency.AdaptiveConcurrency",
+    summary="finds by measuring how many requests may run at a time, and refuses the others",
+)
 w3c = Extension(
     kind="tracer",
     name="w3c",
