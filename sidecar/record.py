@@ -9,7 +9,8 @@ class ExchangeRecord(msgspec.Struct, gc=False):
     """One exchange, whole. Times: `started` is POSIX seconds, the rest are milliseconds since then (None: did not happen). Sizes are body octets.
 
     `flags`: Envoy's response flags, comma-separated, "" when all went well. `code`: our stable error code, "" likewise. `detail`: one sentence.
-    `notes`: the decision record, (who, what) pairs in the order in which things were decided.
+    `notes`: the decision record, (who, what) pairs in the order in which things were decided. `grpc_status` (None: no call of gRPC) and the messages of both
+    directions are gRPC's.
     """
 
     started: float
@@ -41,3 +42,6 @@ class ExchangeRecord(msgspec.Struct, gc=False):
     span_id: str = ""
     user_agent: str = ""
     notes: list[tuple[str, str]] = []
+    grpc_status: int | None = None
+    request_messages: int = 0
+    response_messages: int = 0

@@ -98,6 +98,9 @@ class FakeExchange:
         self.notes: list[tuple[str, str]] = []
         # Response flags that were added, comma-separated.
         self.flags = ""
+        # Counters of a gRPC call, and how it ended.
+        self.grpc: Any = None
+        self.grpc_status: int | None = None
         # What the route's hash policies make of the request.
         self.key: int | None = None
 

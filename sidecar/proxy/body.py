@@ -79,6 +79,16 @@ class BodyFlow:
         elif not self._stopped:
             self._push(0, b"", True)
 
+    @property
+    def is_ready(self) -> bool:
+        """Would what comes now pass at once?"""
+        return not self._parked and not self._stopped
+
+    @property
+    def trailers(self) -> Headers | None:
+        """What came behind the body, once it came."""
+        return self._trailers
+
     def stop(self) -> None:
         """Nothing more comes out."""
         self._stopped = True

@@ -21,11 +21,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from sidecar.codec.grpc import http_status, status_in
 from sidecar.errors import DownstreamClosed, RequestTimeout, SidecarError, StreamIdleTimeout, UpstreamClosed, UpstreamError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IExchange, IStreamOwner
 from sidecar.message import ResponseHead
 from sidecar.proxy import replies
+from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.exchange_state import IDEMPOTENT
 from sidecar.proxy.record import make_record
 from sidecar.proxy.request_way import RequestWay
@@ -129,9 +131,24 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self.response = None
             self.fail(error)
             return
+        if self.grpc is not None and self._end_call(error):
+            return
         self._stop_flows()
         self.downstream.reset(error)
         self._finish()
+
+    def _end_call(self, error: SidecarError) -> bool:
+        """A call that breaks off between two messages ends with a status, as its server would have ended it. False when the client cannot be told so."""
+        call, flow = self.grpc, self._response_flow
+        if call is None or self.request.version < 20 or not call.responses.is_between or not (flow is None or (type(flow) is BodyFlow and flow.is_ready)):
+            return False
+        if self._flow is not None:
+            self._flow.stop()
+            self._flow = None
+        self._inbox = self._outbox = None
+        call.status = error.grpc_status
+        self.response_end(replies.grpc_trailers(error))
+        return True
 
     def _local_reply(self, head: ResponseHead, body: bytes) -> None:
         """Answer the client from here."""
@@ -143,6 +160,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             if is_awaitable(answer):
                 # A local reply does not wait: its hooks may edit the head, not hold it up.
                 _discard(answer)
+        if self.grpc is not None:
+            self.grpc.status = status_in(head.headers)
         downstream = self.downstream
         self._response_sent = True
         try:
@@ -228,7 +247,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         if isinstance(error, UpstreamError):
             failed = True
         elif self.response is not None and error is None:
-            failed = self.response.status >= 500
+            call = self.grpc
+            failed = (self.response.status if call is None or call.status is None else http_status(call.status)) >= 500
         circuit.leave(entered_at, failed, self.http.seconds())
 
     def __repr__(self) -> str:

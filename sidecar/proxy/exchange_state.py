@@ -13,6 +13,7 @@ from sidecar.errors import SidecarError
 from sidecar.headers import Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
+from sidecar.proxy.grpc_call import GRPCCall, call_of, final_status
 from sidecar.proxy.http import Caller, HTTPRuntime, new_request_id
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
@@ -57,6 +58,7 @@ class ExchangeState:
         "error",
         "finished",
         "flags",
+        "grpc",
         "http",
         "is_tunnel",
         "notes",
@@ -102,6 +104,8 @@ class ExchangeState:
         self.trace: Any = None
         self.state_: dict[object, Any] | None = None
         self.notes: list[tuple[str, str]] = []
+        # What is counted of a gRPC call; None for any other request.
+        self.grpc: GRPCCall | None = call_of(request) if request.method == b"POST" else None
         self.error: SidecarError | None = None
         # Response flags beside the error's own, comma-separated.
         self.flags = ""
@@ -149,6 +153,11 @@ class ExchangeState:
         if self.response is not None and self._response_sent:
             return self.response.status
         return 0 if self.error is None else self.error.status
+
+    @property
+    def grpc_status(self) -> int | None:
+        """How a gRPC call ended for its caller; None for any other request."""
+        return final_status(self)
 
     def hash_key(self) -> int | None:
         """The number that the route's hash policies make of this request; None without any."""

@@ -21,6 +21,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
     upstream_tls = exchange.upstream_tls
     principal = exchange.principal
     trace = exchange.trace
+    grpc = exchange.grpc
     agent = request.headers.get(b"user-agent")
     upstream_seconds = exchange.upstream_seconds
     flags = "" if error is None else error.flag
@@ -59,4 +60,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         "" if trace is None else trace.span_id,
         "" if agent is None else agent.decode("latin-1"),
         exchange.notes,
+        exchange.grpc_status,
+        0 if grpc is None else grpc.requests.count,
+        0 if grpc is None else grpc.responses.count,
     )

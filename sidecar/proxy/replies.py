@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
+from sidecar.codec import grpc
 from sidecar.errors import SidecarError
 from sidecar.headers import Field, Headers, field
 from sidecar.message import RequestHead, ResponseHead
@@ -40,16 +41,13 @@ _REASONS = {
     500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
 }  # fmt: skip
+_ABOUT_BODIES = frozenset((b"content-type", b"content-encoding", b"content-language", b"content-range"))
 SENTENCE_LIMIT = 500  # characters of a sentence that leave the process; a peer's own text may be in it
-# Statuses of gRPC by HTTP status where the error has none of its own are not needed: every class has one.
 
 
 def is_grpc(request: RequestHead | None) -> bool:
-    """Does the caller speak gRPC (content-type application/grpc...)?"""
-    if request is None:
-        return False
-    value = request.headers.get(b"content-type")
-    return value is not None and value.startswith(b"application/grpc")
+    """Does the caller speak gRPC?"""
+    return request is not None and grpc.is_content_type(request.headers.get(b"content-type"))
 
 
 def problem(error: SidecarError, status: int | None = None) -> bytes:
@@ -82,15 +80,24 @@ def error_reply(error: SidecarError, request: RequestHead | None = None, extra: 
 def plugin_reply(reply: Reply, request: RequestHead | None) -> tuple[ResponseHead, bytes]:
     """Head and body of a plugin's own reply."""
     fields = [each for each in reply.headers.fields if each[0] not in (b"content-length", b"transfer-encoding", b"connection")]
+    if is_grpc(request) and not grpc.is_content_type(reply.headers.get(b"content-type")):
+        return _grpc_instead(reply.status, fields, reply.body)
     return _with_body(reply.status, fields, reply.body, request)
 
 
 def text_reply(status: int, content_type: bytes, body: bytes, request: RequestHead | None, extra: Headers | None = None) -> tuple[ResponseHead, bytes]:
     """Head and body of a configured answer (direct response, redirect)."""
     fields: list[Field] = [] if extra is None else list(extra.fields)
+    if is_grpc(request):
+        return _grpc_instead(status, fields, body)
     if body:
         fields.append(field(b"content-type", content_type))
     return _with_body(status, fields, body, request)
+
+
+def grpc_trailers(error: SidecarError) -> Headers:
+    """The end of a call whose answer had begun."""
+    return Headers(_grpc_status(error.grpc_status, f"{error.sentence[:SENTENCE_LIMIT]} ({error.code})"))
 
 
 def _with_body(status: int, fields: list[Field], body: bytes, request: RequestHead | None) -> tuple[ResponseHead, bytes]:
@@ -103,13 +110,20 @@ def _with_body(status: int, fields: list[Field], body: bytes, request: RequestHe
 
 def _grpc_reply(error: SidecarError, fields: list[Field]) -> tuple[ResponseHead, bytes]:
     """A trailers-only response (gRPC over HTTP/2, section Responses)."""
-    fields += [_GRPC, field(b"grpc-status", b"%d" % error.grpc_status), field(b"grpc-message", _percent(f"{error.sentence[:SENTENCE_LIMIT]} ({error.code})"))]
+    fields += [_GRPC, *_grpc_status(error.grpc_status, f"{error.sentence[:SENTENCE_LIMIT]} ({error.code})")]
     return ResponseHead(200, Headers(fields), b"OK", content_length=None, end_stream=True), b""
 
 
-def _percent(text: str) -> bytes:
-    """Percent-Encoded of the gRPC specification: printable ASCII but "%" stays."""
-    return b"".join(b"%c" % byte if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in text.encode()).strip()
+def _grpc_instead(status: int, fields: list[Field], body: bytes) -> tuple[ResponseHead, bytes]:
+    """What a caller of gRPC gets in place of an answer of HTTP (Envoy: a local reply's status and body become the call's)."""
+    kept = [each for each in fields if each[0] not in _ABOUT_BODIES]
+    code = grpc.UNKNOWN if status == 200 else grpc.from_http_status(status)
+    kept += [_GRPC, *_grpc_status(code, body[:SENTENCE_LIMIT].decode(errors="replace"))]
+    return ResponseHead(200, Headers(kept), b"OK", content_length=None, end_stream=True), b""
+
+
+def _grpc_status(status: int, message: str) -> list[Field]:
+    return [field(b"grpc-status", b"%d" % status), field(b"grpc-message", grpc.percent(message))]
 
 
 def _proxy_status(error: SidecarError) -> Field:

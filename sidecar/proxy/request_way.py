@@ -21,6 +21,7 @@ from sidecar.headers import Field, Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.calls import PluginCalls
+from sidecar.proxy.grpc_call import call_of
 from sidecar.proxy.http import CERTIFICATE_NAMES, new_request_id
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Chain, Step, is_awaitable
@@ -210,6 +211,9 @@ class RequestWay(PluginCalls):
         if route.retry is not None:
             self._begin_retries(route.retry)
         chain = self.chain
+        if chain.request_head and request.method == b"POST":
+            # A filter may have made a call of it, or something else of a call.
+            self.grpc = call_of(request)
         if (chain.request_body or chain.request_trailers) and not request.end_stream:
             self._begin_request_flow(chain, request)
         elif self._retry is not None and not request.end_stream:
@@ -336,7 +340,7 @@ class RequestWay(PluginCalls):
     def _request_in(self, chunk: bytes) -> None:
         if self._flow is not None:
             self._flow.data(chunk)
-        elif self._outbox is None and self.upstream is not None:
+        elif self._outbox is None and self.upstream is not None and self.grpc is None:
             self.upstream.send_data(chunk)
         else:
             self._request_out(chunk)
@@ -366,6 +370,8 @@ class RequestWay(PluginCalls):
 
     def _request_out(self, chunk: bytes) -> None:
         """A chunk passed the hooks."""
+        if self.grpc is not None:
+            self.grpc.requests.feed(chunk)
         if self.upstream is not None:
             self.upstream.send_data(chunk)
             return

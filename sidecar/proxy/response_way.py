@@ -10,6 +10,7 @@ from sidecar.headers import Headers
 from sidecar.message import End, ResponseHead
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.calls import PluginCalls
+from sidecar.proxy.grpc_call import GRPCCall, outcome
 from sidecar.proxy.steps import Step, is_awaitable
 
 
@@ -35,8 +36,10 @@ class ResponseWay(PluginCalls):
         if head.end_stream:
             # The connection has gone back to the pool and may already carry somebody else's request: nothing here may touch it any more.
             self.upstream = None
-        observe = self._connector.observe
-        if observe is not None:
+        grpc = self.grpc
+        if grpc is not None:
+            self._call_answered(grpc, head, now - self._attempt_began)
+        elif (observe := self._connector.observe) is not None:
             observe(self._picked, head.status, now - self._attempt_began)
         retry = self._retry
         if retry is not None and head.status in retry.rules.statuses and self._retries_response(retry, head):
@@ -58,6 +61,25 @@ class ResponseWay(PluginCalls):
         self._response_sent = True
         if head.end_stream:
             self._response_complete()
+
+    def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> None:
+        """How a call went stands in its trailers: who watches endpoints is told then. A head that is all of the answer has it, and one that is no gRPC says it
+        by its status.
+        """
+        call.head_seconds = seconds
+        call.status = None  # an earlier attempt may have had one
+        if head.end_stream or head.status != 200:
+            status = outcome(call, head.headers) if head.end_stream and head.status == 200 else head.status
+            observe = self._connector.observe
+            if observe is not None:
+                observe(self._picked, status, seconds)
+
+    def _call_ended(self, call: GRPCCall, trailers: Headers | None) -> None:
+        if call.status is None and self.response is not None and self.response.status == 200:
+            status = outcome(call, trailers)
+            observe = self._connector.observe
+            if observe is not None:
+                observe(self._picked, status, call.head_seconds)
 
     def _response_head_hooks(self, index: int) -> bool:
         """Run response hooks from `index` on; False when the exchange went another way (or waits)."""
@@ -116,6 +138,8 @@ class ResponseWay(PluginCalls):
     def response_data(self, chunk: bytes) -> None:
         """From upstream: a chunk of the body or tunnel."""
         self._last_moved = self.http.seconds()
+        if self.grpc is not None and type(self._response_flow) is not _Held:
+            self.grpc.responses.feed(chunk)
         if self._response_flow is not None:
             self._response_flow.data(chunk)
         else:
@@ -124,6 +148,8 @@ class ResponseWay(PluginCalls):
 
     def response_end(self, trailers: Headers | None) -> None:
         """From upstream: the body's end, or the application's end of a tunnel."""
+        if self.grpc is not None:
+            self._call_ended(self.grpc, trailers)
         if self.is_tunnel:
             # Nobody in the wild uses an HTTP tunnel whose far end has closed, and waiting would hold it for the idle timeout: both sides end.
             self.upstream = None

@@ -19,20 +19,24 @@ ROWS_LIMIT = 1000
 DURATION_BOUNDS: list[float] = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000]
 SIZE_BOUNDS: list[float] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
 UNKNOWN = "unknown"
+GRPC_UNKNOWN = 2  # the status of calls that failed in some way
 
-# (route, cluster, status, flags, code, protocol version, downstream peer, its TLS?, upstream peer, its TLS?)
-Key = tuple[str, str, int, str, str, int, str, bool, str, bool]
+# (route, cluster, status, flags, code, protocol version, downstream peer, its TLS?, upstream peer, its TLS?, status of gRPC or None)
+Key = tuple[str, str, int, str, str, int, str, bool, str, bool, int | None]
 
 
 class Row:
     """What was added up for one key. The number of exchanges is the sum of `durations`."""
 
-    __slots__ = ("durations", "key", "milliseconds", "request_bytes", "request_sizes", "response_bytes", "response_sizes")
+    __slots__ = (
+        "durations", "key", "milliseconds", "request_bytes", "request_messages", "request_sizes", "response_bytes", "response_messages", "response_sizes",
+    )  # fmt: skip
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.milliseconds = 0.0
         self.request_bytes = self.response_bytes = 0
+        self.request_messages = self.response_messages = 0
         self.durations = [0] * (len(DURATION_BOUNDS) + 1)
         self.request_sizes = [0] * (len(SIZE_BOUNDS) + 1)
         self.response_sizes = [0] * (len(SIZE_BOUNDS) + 1)
@@ -56,6 +60,7 @@ class ExchangeStats:
         error = exchange.error
         tls = exchange.connection.tls
         upstream_tls = exchange.upstream_tls
+        grpc = exchange.grpc
         key = (
             exchange.route_name,
             exchange.cluster_name,
@@ -67,6 +72,7 @@ class ExchangeStats:
             tls is not None,
             "" if upstream_tls is None else upstream_tls.peer_identity,
             upstream_tls is not None,
+            None if grpc is None else exchange.grpc_status,
         )
         row = self.rows.get(key)
         if row is None:
@@ -83,11 +89,14 @@ class ExchangeStats:
         size = exchange.response_bytes
         row.response_bytes += size
         row.response_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
+        if grpc is not None:
+            row.request_messages += grpc.requests.count
+            row.response_messages += grpc.responses.count
 
     def _new_row(self, key: Key) -> Row:
         if len(self.rows) >= ROWS_LIMIT:
             self.overflowed += 1
-            key = (OTHER, OTHER, key[2] // 100 * 100, "", OTHER, 11, OTHER, False, OTHER, False)
+            key = (OTHER, OTHER, key[2] // 100 * 100, "", OTHER, 11, OTHER, False, OTHER, False, key[10] and GRPC_UNKNOWN)
             known = self.rows.get(key)
             if known is not None:
                 return known
@@ -103,6 +112,9 @@ class ExchangeStats:
         yield _family("istio_request_duration_milliseconds", "Duration of requests.", rows, lambda row: (DURATION_BOUNDS, row.durations, row.milliseconds))
         yield _family("istio_request_bytes", "Size of request bodies.", rows, lambda row: (SIZE_BOUNDS, row.request_sizes, row.request_bytes))
         yield _family("istio_response_bytes", "Size of response bodies.", rows, lambda row: (SIZE_BOUNDS, row.response_sizes, row.response_bytes))
+        calls = [(istio, row) for row, istio, _ in rows if row.key[10] is not None]
+        yield Family("istio_request_messages_total", "counter", "Messages of gRPC that clients sent.", _messages(calls, "request_messages"))
+        yield Family("istio_response_messages_total", "counter", "Messages of gRPC that servers sent.", _messages(calls, "response_messages"))
         requests = "Requests by route, cluster and status; error is the stable code of a failure."
         yield Family("sidecar_requests_total", "counter", requests, _summed((own, row) for row, _, own in rows))
         yield Family("sidecar_request_duration_seconds", "histogram", "Duration of requests.", self._by_cluster())
@@ -124,7 +136,7 @@ class ExchangeStats:
             yield from histogram_samples((("listener", self.listener), ("cluster", cluster)), seconds, counts, milliseconds / 1000)
 
     def _istio_labels(self, key: Key) -> Labels:
-        _, cluster, status, flags, _, _, peer, peer_tls, upstream_peer, upstream_tls = key
+        _, cluster, status, flags, _, _, peer, peer_tls, upstream_peer, upstream_tls, grpc_status = key
         node = self.node
         inbound = self.direction == "inbound"
         own = f"spiffe://{node.trust_domain}/ns/{node.namespace}/sa/{node.service}"
@@ -156,8 +168,9 @@ class ExchangeStats:
             ("destination_service_namespace", service_namespace),
             ("destination_canonical_service", destination[0]),
             ("destination_canonical_revision", "latest"),
-            ("request_protocol", "http"),
+            ("request_protocol", "http" if grpc_status is None else "grpc"),
             ("response_code", str(status)),
+            *(() if grpc_status is None else (("grpc_response_status", str(grpc_status)),)),
             ("response_flags", flags or "-"),
             ("connection_security_policy", _policy(secured, peer if inbound else upstream_peer)),
         )
@@ -194,4 +207,11 @@ def _summed(rows: Iterable[tuple[Labels, Row]]) -> list[Sample]:
     totals: dict[Labels, int] = {}
     for labels, row in rows:
         totals[labels] = totals.get(labels, 0) + sum(row.durations)
+    return [Sample("", labels, count) for labels, count in totals.items()]
+
+
+def _messages(calls: list[tuple[Labels, Row]], which: str) -> list[Sample]:
+    totals: dict[Labels, int] = {}
+    for labels, row in calls:
+        totals[labels] = totals.get(labels, 0) + getattr(row, which)
     return [Sample("", labels, count) for labels, count in totals.items()]

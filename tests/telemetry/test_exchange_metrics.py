@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from sidecar.errors import RouteNotFound, SidecarError
@@ -147,3 +148,18 @@ def test_workloads() -> None:
     assert workload_of("spiffe://example.org/other/path") == ("unknown", "unknown")
     assert workload_of("") == ("unknown", "unknown")
     assert workload_of("other") == ("unknown", "other")
+
+
+def test_grpc_in_istios_terms() -> None:
+    """The call's status is a label of its own, and messages are counted; other requests have neither."""
+    registry = Registry()
+    stats = ExchangeStats(registry, NODE, "inbound", "in")
+    call = finished()
+    call.grpc_status = 14
+    call.grpc = SimpleNamespace(requests=SimpleNamespace(count=2), responses=SimpleNamespace(count=3))
+    for exchange in (call, call, finished()):
+        stats.observe(exchange, 0.002)
+    found = {labels(each).get("grpc_response_status"): (each.value, labels(each)["request_protocol"]) for each in samples(registry, "istio_requests_total")}
+    assert found == {"14": (2, "grpc"), None: (1, "http")}
+    assert [each.value for each in samples(registry, "istio_request_messages_total")] == [4]
+    assert [each.value for each in samples(registry, "istio_response_messages_total")] == [6]

@@ -1,0 +1,53 @@
+"""What an exchange knows when it is a gRPC call: its messages, and how it ended. Made only for requests that say they are one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.codec import grpc
+from sidecar.headers import Headers
+from sidecar.message import RequestHead
+
+
+class GRPCCall:
+    """`status`: what the answer said, None while it said nothing. `head_seconds`: from the attempt's begin to the answer's head, kept for observers, who
+    hear of a call when its status is known.
+    """
+
+    __slots__ = ("head_seconds", "requests", "responses", "status")
+
+    def __init__(self) -> None:
+        self.requests = grpc.MessageCounter()
+        self.responses = grpc.MessageCounter()
+        self.status: int | None = None
+        self.head_seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"<GRPCCall status={self.status} {self.requests.count} messages up, {self.responses.count} down>"
+
+
+def call_of(request: RequestHead) -> GRPCCall | None:
+    """The call that this request is, None for any other request ("gRPC over HTTP2": the method is POST)."""
+    if request.method == b"POST" and grpc.is_content_type(request.headers.get(b"content-type")):
+        return GRPCCall()
+    return None
+
+
+def outcome(call: GRPCCall, fields: Headers | None) -> int:
+    """The HTTP status that says how the call ended, by the trailers, or the head that was all of the answer. A call that says nothing is UNKNOWN."""
+    status = grpc.status_in(fields)
+    call.status = grpc.UNKNOWN if status is None else status
+    return grpc.http_status(call.status)
+
+
+def final_status(exchange: Any) -> int | None:
+    """The status that the caller saw at the end of the exchange; None when it is no call."""
+    call: GRPCCall | None = exchange.grpc
+    if call is None:
+        return None
+    if call.status is not None:
+        return call.status
+    if exchange.error is not None:
+        status: int = exchange.error.grpc_status
+        return status
+    return grpc.from_http_status(exchange.status)
