@@ -384,11 +384,11 @@ class Sidecar:
                 raise ConfigError([_problem(cluster.origin, str(error))]) from None
             security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "")
         dial = partial(self._dial, cluster)
-        connector = Connector(cluster, balancer, dial, self.reactor.seconds, self.wheel.timer, security)
+        later = partial(self.reactor.callLater, 0)
+        connector = Connector(cluster, balancer, dial, self.reactor.seconds, self.wheel.timer, security, later)
         if cluster.protocol == "h2" or (cluster.protocol == "auto" and security is not None):
             h2 = H2Side(cluster.http2, cluster.head_bytes, cluster.head_fields)
             self.h2_clusters.append((cluster.name, h2))
-            later = partial(self.reactor.callLater, 0)
             is_negotiated = cluster.protocol == "auto"
             connector.multiplexer = Multiplexer(
                 connector, cluster.http2, h2.limits, self.reactor.seconds, self.wheel.timer, later, is_negotiated, h2.count

@@ -93,8 +93,7 @@ class OutlierJudge:
         changed = False
         for health in self.healths:
             if health.is_ejected and now >= health.ejected_until:
-                health.ejected_until = 0.0
-                health.in_row = health.gateway_in_row = 0
+                self.forgive(health)
                 changed = True
         if now < self.next_interval:
             return changed
@@ -106,6 +105,11 @@ class OutlierJudge:
                 health.times -= 1
             health.requests = health.failures = 0
         return changed
+
+    def forgive(self, health: Health) -> None:
+        """It is used again, with a clean slate."""
+        health.ejected_until = 0.0
+        health.in_row = health.gateway_in_row = 0
 
     def next_change(self) -> float:
         """When `sweep` is to be called next, seconds."""
@@ -162,11 +166,19 @@ class OutlierJudge:
 
 
 def usable(endpoints: Sequence[Any], panic_percent: float) -> tuple[list[Any], bool]:
-    """Which endpoints (with `weight` and `health`) a balancer may use, and whether that is panic: when fewer than `panic_percent` of them are well, all
-    are used, because the few would not survive everybody's requests, and whatever told that the others are ill may be wrong.
+    """Which endpoints (with `weight` and what is known of their health) a balancer may use, and whether that is panic: when fewer than `panic_percent` of
+    them are well, all are used, because the few would not survive everybody's requests, and whatever told that the others are ill may be wrong.
     """
     weighted = [endpoint for endpoint in endpoints if endpoint.weight > 0]
-    well = [endpoint for endpoint in weighted if endpoint.health is None or not endpoint.health.is_ejected]
-    if len(well) < len(weighted) and 100.0 * len(well) < panic_percent * len(weighted):
-        return weighted, True
+    # Those that leave anyway are missed by nobody.
+    staying = [endpoint for endpoint in weighted if endpoint.configured.health != "draining"] or weighted
+    well = [endpoint for endpoint in staying if is_well(endpoint)]
+    if len(well) < len(staying) and 100.0 * len(well) < panic_percent * len(staying):
+        return staying, True
     return well, False
+
+
+def is_well(endpoint: Any) -> bool:
+    """Does nobody say anything against it: discovery, active checks, its own answers?"""
+    health = endpoint.health
+    return endpoint.configured.health == "healthy" and endpoint.check_failure is None and (health is None or not health.is_ejected)

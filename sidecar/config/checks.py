@@ -400,7 +400,8 @@ def listener(record: Record) -> None:
 
 
 def endpoint(record: Record) -> None:
-    """An address that can be connected to."""
+    """An address that can be connected to; its name is one."""
+    _each(record, "hostname", lambda text: host_problem(text) if text else "")
     address = record.get("address")
     if address is None or address.is_unix:
         return
@@ -411,8 +412,11 @@ def endpoint(record: Record) -> None:
 
 
 def cluster(record: Record) -> None:
-    """Limits are limits; the local address is one."""
+    """Limits are limits; the local address is one; each endpoint is listed once."""
     http_limits(record)
+    addresses = [each.address for each in record.get("endpoints", ()) if isinstance(each, Endpoint)]
+    for address in sorted({each for each in addresses if addresses.count(each) > 1}) if len(set(addresses)) < len(addresses) else ():
+        record.problem(f"the endpoint {address} is listed more than once; write a `weight` instead", "endpoints")
     bind = record.get("bind_address")
     if bind is not None:
         try:

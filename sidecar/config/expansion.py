@@ -86,7 +86,11 @@ class Expansion:
         made: dict[str, list[Node]] = {"listeners": listeners, "route_tables": tables, "clusters": clusters, "certificates": self._certificates()}
         full: dict[str, Node | None] = {
             "node": self._mapping(
-                root, service=self._given(root, "service"), namespace=self._given(root, "namespace"), trust_domain=self._given(root, "trust_domain")
+                root,
+                service=self._given(root, "service"),
+                namespace=self._given(root, "namespace"),
+                trust_domain=self._given(root, "trust_domain"),
+                locality=self._given(root, "locality"),
             )
         }
         for key in FULL_KEYS:

@@ -19,6 +19,7 @@ from sidecar.model import (
     Duration,
     Endpoint,
     Listener,
+    Locality,
     Name,
     OutlierDetection,
     PluginRef,
@@ -29,7 +30,7 @@ from sidecar.model import (
 
 # Kinds under `extensions`, and what becomes of them. The others stand where they are used: `balancer` of a service, `source` of the identity.
 LISTED_KINDS = ("connection-filter", "authenticator", "authorizer", "rate-limiter", "filter", "access-log", "tracer", "span-exporter")
-SHORT_KEYS = {"service", "namespace", "trust_domain", "identity", "inbound", "outbound", "extensions", "access_log", "tracing"}
+SHORT_KEYS = {"service", "namespace", "trust_domain", "locality", "identity", "inbound", "outbound", "extensions", "access_log", "tracing"}
 
 Mode = Literal["strict", "permissive", "disabled"]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -113,6 +114,7 @@ class ShortForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     service: Name
     namespace: Name = "default"
     trust_domain: Name = "cluster.local"
+    locality: Locality | None = None
     identity: Identity | None = None
     inbound: Inbound | None = None
     outbound: Outbound | None = None

@@ -14,6 +14,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from sidecar.address import Address
+from sidecar.model.endpoints import (
+    Endpoint as Endpoint,
+    Locality as Locality,
+)
 from sidecar.model.resilience import (
     Backoff as Backoff,
     CircuitBreakers as CircuitBreakers,
@@ -326,13 +330,6 @@ class UpstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     minimum_version: Literal["1.2", "1.3"] = "1.2"
 
 
-class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One address of a cluster; in YAML also just the address as a string."""
-
-    address: Address
-    weight: Weight = 1
-
-
 class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Connections of a cluster. `max_pending`: requests that wait for one; more get 503 with flag UO. `max_requests`: per connection, 0 for no limit."""
 
@@ -348,7 +345,7 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Name
     type: Literal["static"] = "static"
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoint, ...] = ()
     balancer: PluginRef = PluginRef(kind="balancer", name="round-robin")
     connect_timeout: Duration = CONNECT_TIMEOUT_SECONDS
     bind_address: str | None = None
@@ -383,11 +380,12 @@ class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Node(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who this sidecar is: the workload's names in metrics, spans and its SPIFFE ID."""
+    """Who this sidecar is: the workload's names in metrics, spans and its SPIFFE ID. `locality`: where it runs."""
 
     service: str = "unknown"
     namespace: str = "default"
     trust_domain: str = "cluster.local"
+    locality: Locality | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

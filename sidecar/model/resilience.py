@@ -64,6 +64,7 @@ class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's. Counts of 0 switch a detector
     off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
+    `successful_active_health_check_uneject_host`: an active check that passes ends an ejection.
     """
 
     consecutive_5xx: Count = 5
@@ -82,3 +83,4 @@ class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     failure_percentage_threshold: Percent = 85
     failure_percentage_minimum_hosts: Count = 5
     failure_percentage_request_volume: Count = 50
+    successful_active_health_check_uneject_host: bool = True

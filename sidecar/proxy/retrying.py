@@ -171,7 +171,7 @@ class RetryWay(PluginCalls):
         if retry.connector is None and limits is not None and 0 < limits.max_retries <= connector.retries:
             connector.counters["retries_denied"] += 1
             return f"{connector.retries} requests are being retried already (circuit_breakers.max_retries)"
-        if retry.connector is None and not rules.is_within_budget(connector.retries, sum(pool.active for pool in connector.pools) + connector.pending):
+        if retry.connector is None and not rules.is_within_budget(connector.retries, connector.active + connector.pending):
             connector.counters["retries_denied"] += 1
             return f"{connector.retries} retries run in the cluster already (retry.budget)"
         return ""

@@ -1,4 +1,4 @@
-"""A cluster's endpoints under watch: outcomes go in, the balancer gets who is well, the log says who is not and why."""
+"""A cluster's endpoints under watch: outcomes go in, whoever works out which endpoints are used is told, the log says who is not and why."""
 
 from __future__ import annotations
 
@@ -8,36 +8,48 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from sidecar.cluster.health import Health, OutlierJudge, usable
+from sidecar.cluster.health import Health, OutlierJudge
 from sidecar.model import Cluster
 
 _log = Logger(namespace="sidecar.upstream")
 
 
 class EndpointWatch:
-    """`pools`: objects with `text`, `weight` and `health`, which is set here. `update(endpoints)`: the balancer's. `timer(callback)` makes a timer."""
+    """`changed()`: called when another set of endpoints may be used. `timer(callback)` makes a timer."""
 
     def __init__(
         self,
         cluster: Cluster,
-        pools: Sequence[Any],
-        update: Callable[[list[Any]], None],
         seconds: Callable[[], float],
         timer: Callable[[Callable[[], None]], Any],
+        changed: Callable[[], None],
     ) -> None:
         assert cluster.outlier_detection is not None
-        self.is_panicking = False
         self.ejections = 0
         self._name = cluster.name
-        self._panic_percent = cluster.healthy_panic_threshold
-        self._pools = pools
-        self._update = update
+        self._pools: Sequence[Any] = ()
+        self._tell = changed
         self._seconds = seconds
-        for pool in pools:
-            pool.health = Health(pool.text)
-        self._judge = OutlierJudge(cluster.outlier_detection, [pool.health for pool in pools], seconds(), Random().random, self._ejected)
+        self._judge = OutlierJudge(cluster.outlier_detection, [], seconds(), Random().random, self._ejected)
         self._timer = timer(self._sweep)
         self._timer.set(self._judge.next_change())
+
+    def adopt(self, pools: Sequence[Any]) -> None:
+        """These are the cluster's endpoints now: objects with `text` and `health`, which is set here. What is known of those that stay is kept."""
+        self._pools = pools
+        for pool in pools:
+            if pool.health is None:
+                pool.health = Health(pool.text)
+        self._judge.healths = [pool.health for pool in pools]
+
+    def forgive(self, pool: Any) -> bool:
+        """An active check found it well: if it is ejected, it is not any more. Was it?"""
+        is_ejected: bool = pool.health.is_ejected
+        if is_ejected:
+            self._judge.forgive(pool.health)
+            _log.info("{cluster}: {endpoint} gets requests again, its health check passed", cluster=self._name, endpoint=pool.text)
+            self._timer.set(self._judge.next_change())
+        return is_ejected
 
     def observe(self, pool: Any, status: int, seconds: float) -> None:
         """An attempt at this endpoint ended with this status; 503 and 504 also stand for no answer at all."""
@@ -68,13 +80,5 @@ class EndpointWatch:
             self._timer.set(self._judge.next_change())
 
     def _changed(self) -> None:
-        endpoints, panicking = usable(self._pools, self._panic_percent)
-        if panicking != self.is_panicking:
-            self.is_panicking = panicking
-            _log.warn(
-                "{cluster}: {what}",
-                cluster=self._name,
-                what="too few endpoints are healthy, so all are used (healthy_panic_threshold)" if panicking else "enough endpoints are healthy again",
-            )
-        self._update(endpoints)
         self._timer.set(self._judge.next_change())
+        self._tell()

@@ -92,6 +92,12 @@ class Multiplexer:
                     return True
         return False
 
+    def retire(self, pool: Any) -> None:
+        """This endpoint left the cluster: no new streams to it; each connection says goodbye when its last one has ended."""
+        self._single.discard(pool)
+        for connection in list(self._shared.get(pool, ())):
+            connection.leave()
+
     def stop(self) -> None:
         """No new streams; each connection closes when its last one has ended."""
         for connections in list(self._shared.values()):
@@ -102,7 +108,7 @@ class Multiplexer:
 
     def chose(self, pool: Any, is_h2: bool) -> None:
         """What ALPN ended with."""
-        if is_h2:
+        if is_h2 or pool.is_closed:
             self._single.discard(pool)
         else:
             self._single.add(pool)
@@ -119,6 +125,8 @@ class Multiplexer:
                 self._give(pool, connection, owner)
         if pool.waiting:
             connector._grow(pool)
+        if pool.is_closed:
+            connection.leave()
 
     def room(self, connection: H2ClientConnection) -> None:
         """Streams ended: those who wait may have their places."""
@@ -157,6 +165,8 @@ class Multiplexer:
         connections = self._shared.get(connection.endpoint, [])
         if connection in connections:
             connections.remove(connection)
+            if not connections:
+                del self._shared[connection.endpoint]
 
     def forget(self, connection: H2ClientConnection) -> None:
         """The connection is gone."""

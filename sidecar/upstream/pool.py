@@ -7,8 +7,7 @@ queue. Each waiting request has a connection attempt of its own; whichever conne
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -21,11 +20,13 @@ from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, Ups
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector, IOutcomeObserver
 from sidecar.message import RequestHead
-from sidecar.model import Cluster
+from sidecar.model import Cluster, Endpoint
+from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
-from sidecar.upstream.health import EndpointWatch
+from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.raw import RawConnection
+from sidecar.upstream.shown import snapshot
 
 _log = Logger(namespace="sidecar.upstream")
 
@@ -43,51 +44,9 @@ class UpstreamSecurity(Protocol):
         """The error for a connection lost in or right after the handshake; None when TLS had no part in it."""
 
 
-class EndpointPool:
-    """One endpoint's connections. `active`: requests running on them; balancers read it, and `address` and `weight`."""
-
-    __slots__ = ("active", "address", "connecting", "connections", "failures", "health", "idle", "requests", "text", "waiting", "weight")
-
-    def __init__(self, address: Address, weight: int) -> None:
-        self.address = address
-        # The address for records, which are written for every request.
-        self.text = str(address)
-        self.weight = weight
-        self.active = 0
-        self.connections = 0
-        self.connecting: set[H1ClientConnection] = set()
-        self.idle: deque[H1ClientConnection] = deque()
-        self.waiting: deque[Ticket] = deque()
-        self.requests = 0
-        self.failures = 0
-        # `cluster.health.Health` where the cluster's endpoints are under watch.
-        self.health: Any = None
-
-    def __repr__(self) -> str:
-        return f"<EndpointPool {self.address} active={self.active} idle={len(self.idle)} connecting={len(self.connecting)} waiting={len(self.waiting)}>"
-
-
-class Ticket:
-    """A request's place in the queue. `fresh`: only a new connection will do."""
-
-    __slots__ = ("_connector", "_pool", "fresh", "owner")
-
-    def __init__(self, connector: Connector, pool: EndpointPool, owner: Any, fresh: bool) -> None:
-        self.fresh = fresh
-        self._connector = connector
-        self._pool = pool
-        self.owner = owner
-
-    def cancel(self) -> None:
-        """Leave the queue."""
-        if self.owner is not None:
-            self.owner = None
-            self._connector.leave(self, self._pool)
-
-
 @implementer(IConnector)
 class Connector:
-    """See the module. `connect(address, protocol, tls)` starts a connection attempt and returns something with `cancel()`."""
+    """See the module. `connect(address, protocol, tls)` starts a connection attempt and returns something with `cancel()`; `later` as for `Members`."""
 
     def __init__(
         self,
@@ -97,6 +56,7 @@ class Connector:
         seconds: Callable[[], float],
         timer: Callable[[Callable[[], None]], Any],
         security: UpstreamSecurity | None,
+        later: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
         self.name = cluster.name
         self.cluster = cluster
@@ -115,33 +75,105 @@ class Connector:
             "retries": 0,
             "retries_denied": 0,
         }
-        self._balancer = balancer
+        # Those that have connections; far fewer than there may be endpoints.
+        self.open_pools: dict[EndpointPool, None] = {}
+        self._queues: dict[EndpointPool, None] = {}  # those where requests wait, or did lately
         self._connect = connect
         self._seconds = seconds
         self._security = security
         self._sweep = timer(self._close_idle)
         self._sweep_armed = False
-        self.pools: list[EndpointPool] = [EndpointPool(endpoint.address, endpoint.weight) for endpoint in cluster.endpoints]
         self._stopped = False
         self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
-        balancer.update([pool for pool in self.pools if pool.weight > 0])
         # Asked and told by exchanges; None without limits on requests.
         self.circuit = None if cluster.circuit_breakers is None else Circuit(cluster.circuit_breakers, seconds())
-        self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, self.pools, balancer.update, seconds, timer)
+        self.members = Members(cluster, balancer, seconds, timer, later, self._retire)
+        self.watch = self.members.watch
         # observe(endpoint, status, seconds): how an attempt ended; None when nobody asks.
         self.observe = _observer(None if self.watch is None else self.watch.observe, balancer.observed if IOutcomeObserver.providedBy(balancer) else None)
+
+    # -- who is in the cluster -----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def pools(self) -> list[EndpointPool]:
+        """The cluster's endpoints; not to be changed."""
+        return self.members.pools
+
+    @property
+    def membership_observers(self) -> list[Observer]:
+        """See `Members.observers`."""
+        return self.members.observers
+
+    @property
+    def active(self) -> int:
+        """Requests that run now."""
+        return sum(pool.active for pool in self.open_pools)
+
+    def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """These are the cluster's endpoints from now on. One whose address stays keeps its `EndpointPool` and connections; one that vanished drains: what
+        runs on its connections ends there, idle ones close, and who waits for it is moved to another endpoint. Of several with one address the first counts.
+        """
+        self.members.set(endpoints)
+
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str) -> None:
+        """An active check of this endpoint is over. Called after each check, also when nothing changed: a success ends an ejection by outlier detection,
+        too. `reason`: for a person, of a failure.
+        """
+        self.members.set_checked(pool, is_healthy, reason)
+
+    def _retire(self, pool: EndpointPool) -> None:
+        """It left the cluster, and nobody is sent to it any more."""
+        pool.is_closed = True
+        while pool.idle:
+            self._discard(pool.idle.popleft())
+        if self.multiplexer is not None:
+            self.multiplexer.retire(pool)
+        for ticket in list(pool.waiting):
+            self._move(ticket)
+        self._forget_retired(pool)
+
+    def _move(self, ticket: Ticket) -> None:
+        """Another endpoint for one who waits; without any it may still be served where it is."""
+        old = ticket.pool
+        owner = ticket.owner
+        pool = self.members.pick(owner, ticket.tried)
+        if pool is None or pool.is_closed or owner is None:
+            return
+        old.waiting.remove(ticket)
+        self.pending -= 1
+        if self._serve(pool, owner, ticket.fresh):
+            ticket.owner = None
+            return
+        ticket.pool = pool
+        self._queue(ticket)
+
+    def _forget_retired(self, pool: EndpointPool) -> None:
+        if not pool.connections and not pool.waiting:
+            self.members.retired.pop(pool.address, None)
 
     # -- what the exchange asks ----------------------------------------------------------------------------------------------------------------------
 
     def open(self, owner: Any, tried: tuple[Any, ...], fresh: bool) -> Ticket | None:
         """See `IConnector`."""
-        pool: EndpointPool | None = self._balancer.pick(owner, tried)
+        pool: EndpointPool | None = self.members.pick(owner, tried)
         counters = self.counters
         counters["requests"] += 1
         if pool is None:
             counters["no_endpoint"] += 1
-            owner.upstream_unavailable(NoHealthyEndpoint(f"cluster {self.name} has no endpoint to send to"), None)
+            owner.upstream_unavailable(NoHealthyEndpoint(self.members.why_none()), None)
             return None
+        if self._serve(pool, owner, fresh):
+            return None
+        if self.pending >= self.cluster.pool.max_pending:
+            counters["overflows"] += 1
+            owner.upstream_unavailable(
+                UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool
+            )
+            return None
+        return self.wait(pool, owner, tried, fresh)
+
+    def _serve(self, pool: EndpointPool, owner: Any, fresh: bool) -> bool:
+        """Give the exchange a connection to this endpoint that is there, or a stream on one."""
         if not fresh:
             idle = pool.idle
             while idle:
@@ -152,40 +184,45 @@ class Connector:
                     pool.requests += 1
                     connection.attach(owner)
                     owner.upstream_ready(connection)
-                    return None
+                    return True
                 self._discard(connection)
             if self.multiplexer is not None and self.multiplexer.serve(pool, owner):
-                return None
-        if self.pending >= self.cluster.pool.max_pending:
-            counters["overflows"] += 1
-            owner.upstream_unavailable(
-                UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool
-            )
-            return None
-        return self.wait(pool, owner, fresh)
+                return True
+        return False
 
-    def wait(self, pool: EndpointPool, owner: Any, fresh: bool = False) -> Ticket:
-        """A place in the queue for a connection to this endpoint."""
-        self.pending += 1
-        pool.waiting.append(ticket := Ticket(self, pool, owner, fresh))
-        self._grow(pool)
+    def wait(self, pool: EndpointPool, owner: Any, tried: tuple[Any, ...] = (), fresh: bool = False) -> Ticket:
+        """A place in the queue for a connection to this endpoint, or to another one if it has left the cluster."""
+        if pool.is_closed and not self._stopped:
+            other = self.members.pick(owner, tried)
+            pool = pool if other is None else other
+        ticket = Ticket(self, pool, owner, tried, fresh)
+        self._queue(ticket)
         return ticket
 
-    def leave(self, ticket: Ticket, pool: EndpointPool) -> None:
+    def _queue(self, ticket: Ticket) -> None:
+        pool = ticket.pool
+        self.pending += 1
+        pool.waiting.append(ticket)
+        self._queues[pool] = None
+        self._grow(pool)
+
+    def leave(self, ticket: Ticket) -> None:
         """A ticket was cancelled."""
         try:
-            pool.waiting.remove(ticket)
+            ticket.pool.waiting.remove(ticket)
         except ValueError:
             return
         self.pending -= 1
+        if ticket.pool.is_closed:
+            self._forget_retired(ticket.pool)
 
     def dial(self, side: Any) -> RawConnection | None:
         """A connection of its own for opaque bytes; see `RawConnection`. Outside the pool and its limits on connections."""
         self.counters["requests"] += 1
-        pool: EndpointPool | None = self._balancer.pick(None, ())
+        pool: EndpointPool | None = self.members.pick(None, ())
         if pool is None:
             self.counters["no_endpoint"] += 1
-            side.unavailable(NoHealthyEndpoint(f"cluster {self.name} has no endpoint to send to"))
+            side.unavailable(NoHealthyEndpoint(self.members.why_none()))
             return None
         raw = RawConnection(self, pool, side)
         self.counters["connections_opened"] += 1
@@ -205,8 +242,7 @@ class Connector:
         """A connection attempt failed: so does the request that waited longest."""
         pool: EndpointPool = connection.endpoint
         pool.connecting.discard(connection)
-        pool.connections -= 1
-        self.connections -= 1
+        self._one_less(pool)
         pool.failures += 1
         self.counters["connect_failures"] += 1
         if self.observe is not None:
@@ -218,6 +254,8 @@ class Connector:
             owner = self._next_owner(pool)
             if owner is not None:
                 owner.upstream_unavailable(why, pool)
+        if pool.is_closed:
+            self._forget_retired(pool)
         self._serve_waiting()
 
     def released(self, connection: H1ClientConnection, reusable: bool) -> None:
@@ -225,7 +263,7 @@ class Connector:
         pool: EndpointPool = connection.endpoint
         pool.active -= 1
         limit = self.cluster.pool.max_requests
-        if reusable and not self._stopped and not (limit and connection.requests >= limit):
+        if reusable and not pool.is_closed and not (limit and connection.requests >= limit):
             limits = self.cluster.pool
             if self.pending or len(pool.idle) >= limits.max_idle:
                 self._offer(pool, connection)
@@ -242,11 +280,12 @@ class Connector:
     def forget(self, connection: H1ClientConnection) -> None:
         """The connection is gone."""
         pool: EndpointPool = connection.endpoint
-        pool.connections -= 1
-        self.connections -= 1
+        self._one_less(pool)
         if connection.owner is None:
             with suppress(ValueError):
                 pool.idle.remove(connection)
+        if pool.is_closed:
+            self._forget_retired(pool)
         if self.pending:
             self._serve_waiting()
 
@@ -270,6 +309,12 @@ class Connector:
     def describe(self, endpoint: EndpointPool) -> str:
         """The endpoint for a person: "payments at 10.0.0.5:8080"."""
         return f"{self.name} at {endpoint.address}"
+
+    def _one_less(self, pool: EndpointPool) -> None:
+        pool.connections -= 1
+        self.connections -= 1
+        if not pool.connections:
+            self.open_pools.pop(pool, None)
 
     # -- inside ------------------------------------------------------------------------------------------------------------------------------------
 
@@ -302,7 +347,7 @@ class Connector:
                     self._give(pool, connection, owner)
                     return
         limits = self.cluster.pool
-        if len(pool.idle) >= limits.max_idle or self._stopped or (self.pending and self.connections >= limits.max_connections):
+        if len(pool.idle) >= limits.max_idle or pool.is_closed or (self.pending and self.connections >= limits.max_connections):
             # With requests waiting at other endpoints for the cluster's limit, an idle connection here only stands in their way.
             self._discard(connection)
             return
@@ -346,13 +391,14 @@ class Connector:
             pool.connecting.add(connection)
             pool.connections += 1
             self.connections += 1
+            self.open_pools[pool] = None
             self.counters["connections_opened"] += 1
             tls = None if self._security is None else self._security.client_tls(pool.address)
             connection.connecting = self._connect(pool.address, connection, tls)
 
     def _evict_idle(self) -> bool:
         """Make room under the cluster's limit by closing an idle connection to some other endpoint."""
-        for pool in self.pools:
+        for pool in self.open_pools:
             if pool.idle:
                 self.counters["evicted"] += 1
                 self._discard(pool.idle.popleft())
@@ -361,9 +407,11 @@ class Connector:
 
     def _serve_waiting(self) -> None:
         """Room came free under the limit."""
-        for pool in self.pools:
+        for pool in list(self._queues):
             if pool.waiting:
                 self._grow(pool)
+            else:
+                self._queues.pop(pool, None)
 
     def _discard(self, connection: H1ClientConnection) -> None:
         connection.close_idle()
@@ -374,7 +422,7 @@ class Connector:
         timeout = self.cluster.pool.idle_timeout
         now = self._seconds()
         oldest = None
-        for pool in self.pools:
+        for pool in list(self.open_pools):
             while pool.idle and now - pool.idle[0].idle_since >= timeout:
                 self._discard(pool.idle.popleft())
             if pool.idle and (oldest is None or pool.idle[0].idle_since < oldest):
@@ -387,11 +435,12 @@ class Connector:
         """Close idle connections and attempts; the busy ones close when their exchange ends."""
         self._stopped = True
         self._sweep.clear()
-        if self.watch is not None:
-            self.watch.stop()
+        self.members.stop()
+        for pool in self.pools:
+            pool.is_closed = True
         if self.multiplexer is not None:
             self.multiplexer.stop()
-        for pool in self.pools:
+        for pool in list(self.open_pools):
             while pool.idle:
                 self._discard(pool.idle.popleft())
             for connection in list(pool.connecting):
@@ -400,29 +449,7 @@ class Connector:
 
     def snapshot(self) -> dict[str, Any]:
         """What `/clusters` shows."""
-        return {
-            "name": self.name,
-            "connections": self.connections,
-            "pending": self.pending,
-            **self.counters,
-            **({} if self.circuit is None else self.circuit.snapshot()),
-            **({} if self.watch is None else {"ejections": self.watch.ejections, "panicking": self.watch.is_panicking}),
-            "endpoints": [
-                {
-                    "address": str(pool.address),
-                    "weight": pool.weight,
-                    "active_requests": pool.active,
-                    "connections": pool.connections,
-                    "idle": len(pool.idle),
-                    "connecting": len(pool.connecting),
-                    "waiting": len(pool.waiting),
-                    "requests": pool.requests,
-                    "connect_failures": pool.failures,
-                    **({} if self.watch is None else self.watch.snapshot(pool)),
-                }
-                for pool in self.pools
-            ],
-        }
+        return snapshot(self)
 
 
 # RFC 9110, section 9.2.1: without a body, and lost on a stale connection, they are simply sent again.

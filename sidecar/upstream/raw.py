@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sidecar.errors import UpstreamClosed, UpstreamError
 
 if TYPE_CHECKING:
-    from sidecar.upstream.pool import Connector, EndpointPool
+    from sidecar.upstream.endpoint import EndpointPool
+    from sidecar.upstream.pool import Connector
 
 
 class RawConnection:

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from sidecar import model
 from sidecar.address import Address
 from sidecar.cluster.hashing import hash64
 from sidecar.testing import FakeContext
@@ -21,6 +22,13 @@ class Endpoint:
     weight: int = 1
     active: int = 0
     health: Any = None
+    check_failure: str | None = None
+    told: str = "healthy"
+
+    @property
+    def configured(self) -> Any:
+        """What discovery tells."""
+        return model.Endpoint(address=self.address, weight=self.weight, health=self.told)  # type: ignore[arg-type]
 
     @property
     def address(self) -> Address:

@@ -46,7 +46,7 @@ def test_strict_inbound(loaded: Load, tmp_path: Path) -> None:
         "key": f"{tmp_path}/certs/orders/key.pem",
         "trust": f"{tmp_path}/certs/orders/ca.pem",
     }
-    assert plain(config.node, defaults=True) == {"service": "orders", "namespace": "shop", "trust_domain": "example.org"}
+    assert plain(config.node, defaults=True) == {"service": "orders", "namespace": "shop", "trust_domain": "example.org", "locality": None}
 
 
 def test_permissive_inbound(loaded: Load) -> None:

@@ -14,8 +14,9 @@ from tests.memory import GET, OK, World
 
 def world(policy: HashPolicy, cls: Any = RingHash) -> World:
     made = World(endpoints=4)
-    made.connector._balancer = cls(cls.Config(), FakeContext())
-    made.connector._balancer.update(made.connector.pools)
+    balancer = cls(cls.Config(), FakeContext())
+    balancer.update(made.connector.pools)
+    made.connector.members.pick = balancer.pick
     made.route.hash_key = compile_hash_policies((policy,))
     return made
 

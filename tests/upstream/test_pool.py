@@ -76,7 +76,7 @@ class Chosen:
         self.endpoints = endpoints
 
     def pick(self, exchange: Any, tried: tuple[Any, ...]) -> Any:
-        return self.endpoints[exchange.want] if self.endpoints else None
+        return self.endpoints[exchange.want % len(self.endpoints)] if self.endpoints else None
 
 
 class Pools:
@@ -308,6 +308,11 @@ class PoolMachine(RuleBasedStateMachine):
     def cancel(self, data: Any) -> None:
         data.draw(st.sampled_from(self.owners)).cancel()
 
+    @rule(numbers=st.lists(st.integers(0, 3), unique=True))
+    def change(self, numbers: list[int]) -> None:
+        """Endpoints come, go and come back."""
+        self.pools.connector.set_endpoints([Endpoint(address=Address("127.0.0.1", 8000 + number)) for number in numbers])
+
     @rule(seconds=st.sampled_from([0.1, 6.0]))
     def wait(self, seconds: float) -> None:
         self.pools.clock.advance(seconds)
@@ -317,13 +322,19 @@ class PoolMachine(RuleBasedStateMachine):
         connector = self.pools.connector
         alive = [each for each in self.open if each.transport is not None and not each.transport.closing and not each.transport.lost]
         assert connector.connections == len(alive) + len(self._pending()) <= 2
-        assert connector.connections == sum(pool.connections for pool in connector.pools)
+        known = [*connector.pools, *connector.members.retired.values()]
+        assert len(known) == len(set(known)) and connector.connections == sum(pool.connections for pool in known)
+        assert set(connector.open_pools) == {pool for pool in known if pool.connections}
+        for pool in connector.members.retired.values():
+            assert not pool.idle and (pool.connections or pool.waiting)
+            # It is waited for only while there is nobody else.
+            assert not pool.waiting or not connector.pools
         assert 0 <= connector.pending <= 5
         assert connector.pending == sum(1 for owner in self.owners if not owner.answers and not owner.finished)
         for pool in connector.pools:
             assert len(pool.idle) <= 2
         streams = [owner.stream for owner in self.owners if owner.stream is not None]
-        assert len(streams) == len(set(streams)) == sum(pool.active for pool in connector.pools)
+        assert len(streams) == len(set(streams)) == connector.active
         assert all(stream.owner is owner for owner in self.owners if (stream := owner.stream) is not None)
 
     @invariant()

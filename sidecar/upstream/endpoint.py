@@ -1,0 +1,89 @@
+"""One endpoint of a cluster as the path sees it: its connections, its queue, and what is known of its health."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from sidecar.model import Endpoint, Locality
+
+if TYPE_CHECKING:
+    from sidecar.upstream.h1 import H1ClientConnection
+    from sidecar.upstream.pool import Connector
+
+
+class EndpointPool:
+    """One endpoint's connections. `active`: requests running on them; balancers read it, and `address` and `weight`.
+
+    It lives as long as its address is in the cluster, whatever else of the endpoint changes: `configured` is what is told of it now.
+    """
+
+    __slots__ = (
+        "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed", "requests",
+        "text", "waiting", "weight",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.address
+        # The address for records, which are written for every request.
+        self.text = str(endpoint.address)
+        self.configured = endpoint
+        # What balancers go by: the configured one, or a part of it while the endpoint starts slowly.
+        self.weight: int = endpoint.weight
+        self.active = 0
+        self.connections = 0
+        self.connecting: set[H1ClientConnection] = set()
+        self.idle: deque[H1ClientConnection] = deque()
+        self.waiting: deque[Ticket] = deque()
+        self.requests = 0
+        self.failures = 0
+        # Answers of 500 and above, and attempts that broke or were not answered in time.
+        self.errors = 0
+        # `cluster.health.Health` where the cluster's endpoints are under watch.
+        self.health: Any = None
+        # Why active checks say that it is ill; None: they do not.
+        self.check_failure: str | None = None
+        # No connection is kept: it left the cluster, or everything stops.
+        self.is_closed = False
+
+    @property
+    def priority(self) -> int:
+        """0 is used first."""
+        return self.configured.priority
+
+    @property
+    def locality(self) -> Locality | None:
+        """Where it runs, if that is known."""
+        return self.configured.locality
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What subsets are chosen by."""
+        return self.configured.metadata
+
+    @property
+    def hostname(self) -> str:
+        """Its own name, "" when it has none."""
+        return self.configured.hostname
+
+    def __repr__(self) -> str:
+        return f"<EndpointPool {self.address} active={self.active} idle={len(self.idle)} connecting={len(self.connecting)} waiting={len(self.waiting)}>"
+
+
+class Ticket:
+    """A request's place in the queue. `tried`: endpoints that it should not be moved to; `fresh`: only a new connection will do."""
+
+    __slots__ = ("_connector", "fresh", "owner", "pool", "tried")
+
+    def __init__(self, connector: Connector, pool: EndpointPool, owner: Any, tried: tuple[Any, ...], fresh: bool) -> None:
+        self.fresh = fresh
+        self.tried = tried
+        self._connector = connector
+        self.pool = pool
+        self.owner = owner
+
+    def cancel(self) -> None:
+        """Leave the queue."""
+        if self.owner is not None:
+            self.owner = None
+            self._connector.leave(self)
