@@ -74,6 +74,7 @@ class IExchange(Interface):
     connection = Attribute("ConnectionFacts of the downstream connection")
     request = Attribute("RequestHead; its headers may be edited in `request_head`")
     response = Attribute("ResponseHead or None before there is one; its headers may be edited in `response_head`")
+    response_trailers = Attribute("Headers behind the response's body, or None: known when `response_body` is called with `end`, which may edit them")
     principal = Attribute("Principal or None (rw): set by authenticators")
     route_name = Attribute("str: the route in use, '' before routing or when there is none")
     cluster_name = Attribute("str: the cluster in use, '' before routing or for replies of our own")
@@ -144,6 +145,13 @@ class IRequestHeadHook(Interface):
 
     def request_head(exchange: Any) -> object:
         """Called once, in the chain's order, before an endpoint is chosen. Any `Verdict`."""
+
+
+class IBodyInterest(Interface):
+    """Kind `filter`, for one that looks at the bodies of some exchanges only."""
+
+    def takes_part(exchange: Any) -> bool:
+        """Called once, behind the head hooks of the request. False: this exchange's bodies and trailers pass as if the filter were not there, their lengths included; its other hooks are called."""
 
 
 class IRequestBodyHook(Interface):

@@ -87,6 +87,7 @@ class FakeExchange:
         self.connection = make_connection() if connection is None else connection
         self.request = make_request() if request is None else request
         self.response = response
+        self.response_trailers: Headers | None = None
         self.principal = Principal(principal) if isinstance(principal, str) else principal
         self.route_name = route_name
         self.cluster_name = cluster_name

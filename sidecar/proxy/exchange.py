@@ -139,8 +139,10 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
 
     def _end_call(self, error: SidecarError) -> bool:
         """A call that breaks off between two messages ends with a status, as its server would have ended it. False when the client cannot be told so."""
-        call, flow = self.grpc, self._response_flow
-        if call is None or self.request.version < 20 or not call.responses.is_between or not (flow is None or (type(flow) is BodyFlow and flow.is_ready)):
+        call, flow, head = self.grpc, self._response_flow, self.response
+        if call is None or not call.responses.is_between or head is None or head.content_length is not None or self.request.version == 10:
+            return False
+        if flow is not None and not (type(flow) is BodyFlow and flow.is_ready):
             return False
         if self._flow is not None:
             self._flow.stop()

@@ -155,6 +155,12 @@ class ExchangeState:
         return 0 if self.error is None else self.error.status
 
     @property
+    def response_trailers(self) -> Headers | None:
+        """What came behind the response's body; None while it is not known. For body hooks."""
+        flow = self._response_flow
+        return None if flow is None else flow.trailers
+
+    @property
     def grpc_status(self) -> int | None:
         """How a gRPC call ended for its caller; None for any other request."""
         return final_status(self)

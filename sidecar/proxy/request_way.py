@@ -210,6 +210,8 @@ class RequestWay(PluginCalls):
                 return
         if route.retry is not None:
             self._begin_retries(route.retry)
+        if self.chain.choosy:
+            self.chain = self._narrowed(self.chain)
         chain = self.chain
         if chain.request_head and request.method == b"POST":
             # A filter may have made a call of it, or something else of a call.
@@ -230,6 +232,17 @@ class RequestWay(PluginCalls):
                 else:
                     self._request_in(event)
             self.flush_request()
+
+    def _narrowed(self, chain: Chain) -> Chain:
+        """The chain for this exchange: some plugins have no interest in its bodies."""
+        absent = []
+        for takes_part, position in chain.choosy:
+            try:
+                if not takes_part(self):
+                    absent.append(position)
+            except BaseException:  # whatever a plugin raises is the plugin's failure; its body hooks will say so themselves
+                self.http.log.failure("a filter could not say whether it takes part")
+        return chain.without_bodies(frozenset(absent)) if absent else chain
 
     def _begin_request_flow(self, chain: Chain, request: RequestHead) -> None:
         retry = self._retry

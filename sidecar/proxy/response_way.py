@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from sidecar.codec.grpc import from_http_status
 from sidecar.errors import UpstreamBodyTooLarge, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.message import End, ResponseHead
@@ -69,13 +70,17 @@ class ResponseWay(PluginCalls):
         call.head_seconds = seconds
         call.status = None  # an earlier attempt may have had one
         if head.end_stream or head.status != 200:
-            status = outcome(call, head.headers) if head.end_stream and head.status == 200 else head.status
+            if head.status == 200:
+                status = outcome(call, head.headers)
+            else:
+                status = head.status
+                call.status = from_http_status(status)
             observe = self._connector.observe
             if observe is not None:
                 observe(self._picked, status, seconds)
 
     def _call_ended(self, call: GRPCCall, trailers: Headers | None) -> None:
-        if call.status is None and self.response is not None and self.response.status == 200:
+        if call.status is None:
             status = outcome(call, trailers)
             observe = self._connector.observe
             if observe is not None:

@@ -64,7 +64,9 @@ class Chain:
     __slots__ = (
         "buffers_request",
         "buffers_response",
+        "choosy",
         "done",
+        "narrowed",
         "request_body",
         "request_head",
         "request_trailers",
@@ -88,6 +90,28 @@ class Chain:
         self.streams_request = self.streams_response = False
         # Any hook on the response at all?
         self.touches_response = False
+        # (takes_part, position) of plugins that look at the bodies of some exchanges only; and the chains without some of them, by their positions.
+        self.choosy: tuple[tuple[Hook, int], ...] = ()
+        self.narrowed: dict[frozenset[int], Chain] = {}
+
+    def without_bodies(self, positions: frozenset[int]) -> Chain:
+        """This chain without the body and trailer hooks of these plugins. Made once for each set of them."""
+        chain = self.narrowed.get(positions)
+        if chain is None:
+            chain = self.narrowed[positions] = Chain()
+            chain.request_head, chain.response_head, chain.done = self.request_head, self.response_head, self.done
+            for name in ("request_body", "request_trailers", "response_body", "response_trailers"):
+                setattr(chain, name, tuple(step for step in getattr(self, name) if step.position not in positions))
+            chain.settle()
+        return chain
+
+    def settle(self) -> None:
+        """All hooks are there: note what the exchange asks of them."""
+        self.buffers_request = any(step.mode == "buffer" for step in self.request_body)
+        self.buffers_response = any(step.mode == "buffer" for step in self.response_body)
+        self.streams_request = any(step.mode == "stream" for step in self.request_body)
+        self.streams_response = any(step.mode == "stream" for step in self.response_body)
+        self.touches_response = bool(self.response_head or self.response_body or self.response_trailers)
 
 
 EMPTY_CHAIN = Chain()
@@ -135,11 +159,8 @@ def compile_chain(
     chain.response_body = tuple(reversed(backward["response_body"]))
     chain.response_trailers = tuple(reversed(backward["response_trailers"]))
     chain.done = tuple(reversed(backward["exchange_done"]))
-    chain.buffers_request = any(step.mode == "buffer" for step in chain.request_body)
-    chain.buffers_response = any(step.mode == "buffer" for step in chain.response_body)
-    chain.streams_request = any(step.mode == "stream" for step in chain.request_body)
-    chain.streams_response = any(step.mode == "stream" for step in chain.response_body)
-    chain.touches_response = bool(chain.response_head or chain.response_body or chain.response_trailers)
+    chain.choosy = tuple((plugin.takes_part, position) for position, (plugin, _) in enumerate(plugins) if promises.IBodyInterest in providedBy(plugin))
+    chain.settle()
     return chain
 
 

@@ -80,6 +80,12 @@ pem_files = Extension(
     target="sidecar.identity.pem_files.PEMFiles",
     summary="reads certificate, key and trusted authorities from PEM files and watches them",
 )
+grpc_web = Extension(
+    kind="filter",
+    name="grpc-web",
+    target="sidecar.filters.grpc_web.GRPCWeb",
+    summary="translates gRPC-Web, binary and text, to gRPC and back while it streams",
+)
 least_request = Extension(
     kind="balancer",
     name="least-request",
