@@ -52,10 +52,23 @@ def parse_saturation(output: str) -> Saturation:
     return Saturation(numbers["requests"], numbers["duration_us"] / 1e6)
 
 
-def saturating_h2(h2load: str, url: str, seconds: float) -> list[str]:
-    """As `saturating`, over HTTP/2: as many requests at a time, on fewer connections."""
+def saturating_h2(h2load: str, url: str, seconds: float, posted: Path | None = None) -> list[str]:
+    """As `saturating`, over HTTP/2: as many requests at a time, on fewer connections. `posted`: the gRPC message that each of them sends."""
     clients = CONNECTIONS // STREAMS
-    return [h2load, "--threads=1", f"--clients={clients}", f"--max-concurrent-streams={STREAMS}", f"--duration={max(1, round(seconds))}", url]
+    return [
+        *(h2load, "--threads=1", f"--clients={clients}", f"--max-concurrent-streams={STREAMS}", f"--duration={max(1, round(seconds))}"),
+        *(*_posting(posted), url),
+    ]
+
+
+def counted(h2load: str, url: str, requests: int, is_h2: bool, posted: Path | None = None) -> list[str]:
+    """So many requests and no more, over as many connections and streams as at full load."""
+    kind = (f"--clients={CONNECTIONS // STREAMS}", f"--max-concurrent-streams={STREAMS}") if is_h2 else ("--h1", f"--clients={CONNECTIONS}")
+    return [h2load, "--threads=1", *kind, f"--requests={requests}", *_posting(posted), url]
+
+
+def _posting(message: Path | None) -> list[str]:
+    return [] if message is None else [f"--data={message}", "--header=content-type: application/grpc", "--header=te: trailers"]
 
 
 def parse_saturation_h2(output: str, seconds: float) -> Saturation:
@@ -71,7 +84,7 @@ def parse_saturation_h2(output: str, seconds: float) -> Saturation:
     return Saturation(succeeded, seconds)
 
 
-def paced(h2load: str, url: str, seconds: float, log: Path, is_h2: bool = False) -> list[str]:
+def paced(h2load: str, url: str, seconds: float, log: Path, is_h2: bool = False, posted: Path | None = None) -> list[str]:
     """The command that asks `url` `RATE` times a second and writes a line for each answer to `log`, which must not exist yet.
 
     One connection is opened each millisecond: opened at once they would tick together, and every 32nd millisecond 32 requests would arrive as one.
@@ -79,7 +92,7 @@ def paced(h2load: str, url: str, seconds: float, log: Path, is_h2: bool = False)
     count = round(RATE * (seconds + SETTLE_SECONDS))
     return [
         *(h2load, *(() if is_h2 else ("--h1",)), "--threads=1", f"--clients={CONNECTIONS}", "--rate=1", "--rate-period=1ms"),
-        *(f"--rps={RATE / CONNECTIONS}", f"--requests={count}", f"--log-file={log}", url),
+        *(f"--rps={RATE / CONNECTIONS}", f"--requests={count}", f"--log-file={log}", *_posting(posted), url),
     ]
 
 

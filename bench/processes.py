@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
@@ -61,14 +61,15 @@ def _preparation(core: int) -> None:
 class Child:
     """A running program on one core, in a session of its own. Use it as a context manager: leaving ends the program and what it started."""
 
-    def __init__(self, name: str, command: Sequence[str], core: int, directory: Path) -> None:
-        """Start `command` in `directory`; its output goes to `<name>.out` there."""
+    def __init__(self, name: str, command: Sequence[str], core: int, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Start `command` in `directory`, with `environment` besides ours; its output goes to `<name>.out` there."""
         self.name = name
         self.output = directory / f"{name}.out"
         with self.output.open("ab") as out:
             self._process = subprocess.Popen(
                 command,
                 cwd=directory,
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -91,9 +92,9 @@ class Child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
 
-    def wait_until_it_answers(self, url: str, body: bytes) -> None:
+    def wait_until_it_answers(self, url: str, body: bytes, seconds: float = READY_SECONDS) -> None:
         """A GET of `url` gives 200 with exactly `body`. Raises `StartFailed` with the reason and the end of the output."""
-        deadline, last = time.monotonic() + READY_SECONDS, "no connection"
+        deadline, last = time.monotonic() + seconds, "no connection"
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise StartFailed(f"{self.name} ended with status {self._process.returncode}:\n{self._last_words()}")
@@ -107,6 +108,15 @@ class Child:
                 last = f"status {status} with {len(got)} octets: {got[:200]!r}"
             time.sleep(0.05)
         raise StartFailed(f"{self.name} did not answer as it should ({last}):\n{self._last_words()}")
+
+    def wait_until_it_listens(self, port: int) -> None:
+        """Connections to `port` are taken. Raises `StartFailed` as `wait_until_it_answers` does."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            time.sleep(0.05)
+        raise StartFailed(f"{self.name} takes no connections on port {port}:\n{self._last_words()}")
 
     def _last_words(self) -> str:
         return "\n".join(self.output.read_text(errors="replace").splitlines()[-25:])

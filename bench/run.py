@@ -10,25 +10,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
 from bench import load, results
+from bench.application import Application, write_message
+from bench.cases import CASES, Case, Plan
 from bench.certificates import write_certificates
-from bench.peers import BODY, PEERS, ROOT, Application, Peer, Plan, program
+from bench.peers import PEERS, ROOT, Peer
 from bench.processes import Child, StartFailed, background_share, finish, free_ports, two_cores
+from bench.programs import program
 
-CASES = {"plain": False, "tls": True, "h2": False}  # name -> TLS towards the client
-H2 = "h2"  # the case in which clients speak HTTP/2, with prior knowledge
-H1_ONLY = frozenset({"nginx"})  # a cleartext port of nginx's speaks one version, and its readiness is asked over HTTP/1.1
 ROUNDS = 3
 SECONDS = 3
 GRACE_SECONDS = 20.0  # beyond its duration, until a load generator counts as hung
 BUSY = 0.1  # share of the machine that others may use before the numbers are called rough
 RESULTS = ROOT / "bench" / "results.json"
-LOAD_PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light"}
+LOAD_PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "nghttpd": "nghttp2-server"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,10 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("warning: only one core; the load takes its time from the proxies", file=sys.stderr)
     os.sched_setaffinity(0, {cores[1]})  # the proxies' core is theirs alone
     rows, failures = [], []
-    for case in options.cases:
-        able = [peer for peer in peers if case != H2 or peer.name not in H1_ONLY]
-        outcome = _Case(case, able, options.rounds, options.seconds, cores).run()
-        rows += [results.row(case, name, samples) for name, samples in outcome.samples.items()]
+    for case in (CASES[name] for name in options.cases):
+        if case.upstream == "grpc" and program("nghttpd") is None:
+            failures.append(f"{case.name}: nghttpd is missing (Debian: {LOAD_PACKAGES['nghttpd']})")
+            continue
+        able = [peer for peer in peers if peer.name in case.proxies]
+        outcome = _Measurement(case, able, options.rounds, options.seconds, cores).run()
+        rows += [results.row(case.name, name, samples) for name, samples in outcome.samples.items()]
         failures += outcome.failures
     rows = results.with_ratios(rows)
     print("\n" + results.table(rows))
@@ -80,7 +83,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 class _names:
     """An argparse type: names out of `known`, separated by commas."""
 
-    def __init__(self, known: Sequence[str] | dict[str, bool]) -> None:
+    def __init__(self, known: Iterable[str]) -> None:
         self._known = list(known)
 
     def __call__(self, text: str) -> list[str]:
@@ -117,11 +120,11 @@ class _Outcome:
     failures: list[str] = attrs.field(factory=list)
 
 
-class _Case:
+class _Measurement:
     """One case: every proxy runs all the time and has its turn in each round, so that a slow minute of the machine is a slow minute for all."""
 
-    def __init__(self, name: str, peers: Sequence[Peer], rounds: int, seconds: int, cores: tuple[int, int]) -> None:
-        self._name = name
+    def __init__(self, case: Case, peers: Sequence[Peer], rounds: int, seconds: int, cores: tuple[int, int]) -> None:
+        self._case = case
         self._peers = peers
         self._rounds = rounds
         self._seconds = seconds
@@ -141,32 +144,21 @@ class _Case:
 
     def _start(self, directory: Path, running: contextlib.ExitStack) -> Iterator[tuple[str, tuple[Child, Plan]]]:
         """(name, (process, plan)) of each proxy that answers, the application behind them running."""
-        certificate, key, trust, combined = write_certificates(directory)
         upstream_port, *ports = free_ports(1 + 2 * len(self._peers))
-        for peer in (Application(), *self._peers):
-            behind = isinstance(peer, Application)
-            plan = Plan(
-                port=upstream_port if behind else ports.pop(),
-                upstream_port=upstream_port,
-                admin_port=0 if behind else ports.pop(),
-                directory=directory,
-                tls=CASES[self._name] and not behind,
-                certificate=certificate,
-                key=key,
-                trust=trust,
-                combined=combined,
-            )
-            name = peer.name
-            child = running.enter_context(Child(name, peer.command(plan), self._load_core if behind else self._proxy_core, directory))
+        certificates = write_certificates(directory)
+        plan = Plan(self._case, upstream_port, upstream_port, 0, directory, *certificates)
+        write_message(plan)
+        application = running.enter_context(Child("application", Application().command(plan), self._load_core, directory))
+        application.wait_until_it_listens(upstream_port)
+        for peer in self._peers:
+            plan = attrs.evolve(plan, port=ports.pop(), admin_port=ports.pop())
+            child = running.enter_context(Child(peer.name, peer.command(plan), self._proxy_core, directory))
             try:
-                child.wait_until_it_answers(plan.url, BODY)
+                child.wait_until_it_answers(plan.url, self._case.body)
             except StartFailed as failure:
-                if behind:
-                    raise
-                self._outcome.failures.append(f"{self._name} {name}: {failure}")
-                continue
-            if not behind:
-                yield name, (child, plan)
+                self._outcome.failures.append(f"{self._case.name} {peer.name}: {failure}")
+            else:
+                yield peer.name, (child, plan)
 
     def _take_turn(self, name: str, child: Child, plan: Plan, turn: int, proxies: dict[str, tuple[Child, Plan]]) -> None:
         try:
@@ -175,12 +167,12 @@ class _Case:
             sample = self._measure(child, plan)
         except (load.InvalidRun, StartFailed) as failure:
             # A proxy that failed once has no numbers at all: those of its good rounds would mislead.
-            self._outcome.failures.append(f"{self._name} {name}, round {turn + 1}: {failure}")
+            self._outcome.failures.append(f"{self._case.name} {name}, round {turn + 1}: {failure}")
             self._outcome.samples.pop(name, None)
             del proxies[name]
             return
         self._outcome.samples.setdefault(name, []).append(sample)
-        print(f"{self._name} {turn + 1}/{self._rounds} {name}: {sample.cpu_us:.1f} µs, {sample.requests_per_second:,.0f}/s", flush=True)
+        print(f"{self._case.name} {turn + 1}/{self._rounds} {name}: {sample.cpu_us:.1f} µs, {sample.requests_per_second:,.0f}/s", flush=True)
 
     def _measure(self, child: Child, plan: Plan) -> results.Sample:
         before = child.cpu_seconds()
@@ -196,8 +188,8 @@ class _Case:
         )
 
     def _saturate(self, plan: Plan, seconds: float) -> load.Saturation:
-        if self._name == H2:
-            h2_command = load.saturating_h2(program("h2load") or "h2load", plan.url, seconds)
+        if self._case.client == "h2":
+            h2_command = load.saturating_h2(program("h2load") or "h2load", plan.url, seconds, plan.posted)
             return load.parse_saturation_h2(finish(h2_command, self._load_core, seconds + GRACE_SECONDS), max(1, round(seconds)))
         command = load.saturating(program("wrk") or "wrk", plan.url, seconds)
         return load.parse_saturation(finish(command, self._load_core, seconds + GRACE_SECONDS))
@@ -209,5 +201,5 @@ class _Case:
             return []
         log = plan.directory / "latencies"
         log.unlink(missing_ok=True)
-        finish(load.paced(h2load, plan.url, self._seconds, log, self._name == H2), self._load_core, self._seconds + GRACE_SECONDS)
+        finish(load.paced(h2load, plan.url, self._seconds, log, self._case.client == "h2", plan.posted), self._load_core, self._seconds + GRACE_SECONDS)
         return load.parse_paced(log.read_text().splitlines())

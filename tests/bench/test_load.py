@@ -88,3 +88,20 @@ def test_h2load_counts() -> None:
             load.parse_saturation_h2(output, 1)
     assert "--h1" not in load.paced("h2load", "http://a/", 1, Path("log"), True)
     assert "--max-concurrent-streams=8" in load.saturating_h2("h2load", "http://a/", 1)
+
+
+def test_a_counted_load_has_the_shape_of_full_load() -> None:
+    """As many connections and streams, and not one request more than asked for."""
+    command = load.counted("h2load", "http://a/", 500, True)
+    assert "--requests=500" in command and f"--clients={load.CONNECTIONS // load.STREAMS}" in command
+    assert "--h1" in load.counted("h2load", "http://a/", 500, False)
+
+
+def test_a_posted_message_is_a_grpc_call() -> None:
+    """h2load sends the file with the content type and the `te` that gRPC asks for, at full load and at the fixed rate."""
+    for command in (
+        load.saturating_h2("h2load", "http://a/", 1, Path("message")),
+        load.paced("h2load", "http://a/", 1, Path("log"), True, Path("message")),
+        load.counted("h2load", "http://a/", 1, True, Path("message")),
+    ):
+        assert {"--data=message", "--header=content-type: application/grpc", "--header=te: trailers"} <= set(command)
