@@ -41,6 +41,7 @@ from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
+from sidecar.proxy.mirroring import MirrorRuntime, MirrorStats
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.hash_policy import compile_hash_policies
@@ -84,6 +85,7 @@ class Sidecar:
         self.connectors: dict[str, Connector] = {}
         self.listeners: list[ListenerRuntime] = []
         self.https: list[HTTPRuntime] = []
+        self.mirrors: dict[str, MirrorStats] = {}
         self.h2_chains: list[tuple[str, H2Side]] = []
         self.h2_clusters: list[tuple[str, H2Side]] = []
         self.admin: AdminServer | None = None
@@ -309,6 +311,8 @@ class Sidecar:
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.retry = None if route.retry is None else RetryRules(route.retry)
+        if route.mirrors:
+            runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
         runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
         runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))
@@ -322,6 +326,10 @@ class Sidecar:
         else:
             runtime.answer = _answer(route)
         return runtime
+
+    def _mirror(self, mirror: model.Mirror) -> MirrorRuntime:
+        stats = self.mirrors.setdefault(mirror.cluster, MirrorStats())
+        return MirrorRuntime(mirror, self.connectors[mirror.cluster], stats, self.reactor.seconds, self.wheel)
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
         """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at

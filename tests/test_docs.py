@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "newsfragments" / "README.md", *DOCS.rglob("*.md")])
 OPERATIONS = (DOCS / "operations.md").read_text()
 # Pages whose YAML blocks are whole configuration files; the others have tests of their own.
-WITH_FILES = ["routing.md", "tcp-proxy.md"]
+WITH_FILES = ["routing.md", "tcp-proxy.md", "traffic.md"]
 UNITS = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024 * 1024, "s": 1}
 
 
@@ -142,7 +142,7 @@ def test_metrics_of_the_table_exist() -> None:
     """No row of the table is about a metric that there is no more."""
     code = "".join(path.read_text() for path in (ROOT / "sidecar").rglob("*.py"))
     for name in codes(section("Metrics")):
-        stem = re.sub(r"^sidecar_(downstream_connections|upstream|plugin)_|_total$", "", name)
+        stem = re.sub(r"^sidecar_(downstream_connections|upstream|plugin|mirror)_|_total$", "", name)
         assert name in code or f'"{stem}"' in code, name
 
 

@@ -35,6 +35,7 @@ def register_runtime_metrics(sidecar: Any) -> None:
         type="counter",
     )
     _register_clusters(sidecar, add)
+    _register_mirrors(sidecar, add)
     _register_plugins(sidecar, add)
     add(
         "sidecar_certificate_expiry_seconds",
@@ -88,6 +89,25 @@ def _register_clusters(sidecar: Any, add: Callable[..., None]) -> None:
 
 def _cluster_counter(sidecar: Any, counter: str) -> Callable[[], Numbers]:
     return lambda: {(name,): each.counters[counter] for name, each in sidecar.connectors.items()}
+
+
+def _register_mirrors(sidecar: Any, add: Callable[..., None]) -> None:
+    labels = ("cluster",)
+    add("sidecar_mirror_active", "Copies of requests that run now.", lambda: {(name,): each.active for name, each in sidecar.mirrors.items()}, labels)
+    for counter, help in (
+        ("requests", "Copies of requests begun."),
+        ("responses", "Copies that were answered."),
+        ("error_responses", "Of these with 500 or above."),
+        ("failures", "Copies that got no connection or no whole answer."),
+        ("cut", "Copies given up because the mirror was too slow."),
+        ("incomplete", "Copies given up because the original ended before its body did."),
+        ("skipped", "Copies not made because of max_active or the cluster's circuit."),
+    ):
+        add(f"sidecar_mirror_{counter}_total", help, _mirror_counter(sidecar, counter), labels, type="counter")
+
+
+def _mirror_counter(sidecar: Any, counter: str) -> Callable[[], Numbers]:
+    return lambda: {(name,): each.counters[counter] for name, each in sidecar.mirrors.items()}
 
 
 def _register_plugins(sidecar: Any, add: Callable[..., None]) -> None:

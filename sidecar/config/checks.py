@@ -313,7 +313,7 @@ def route(record: Record) -> None:
             if value is not None and value.prefix is not None:
                 record.problem("`prefix` replaces what the route's path or prefix matched, but this route matches by `regex`; rewrite by regex", key)
     if record.has("redirect") or record.has("direct_response"):
-        for key in ("rewrite", "request_headers", "retry", "hash_policy"):
+        for key in ("rewrite", "request_headers", "retry", "hash_policy", "mirrors"):
             if record.has(key):
                 record.problem(f"`{key}` works on a request that is sent on; this route answers by itself", key)
 

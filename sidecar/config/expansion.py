@@ -283,6 +283,7 @@ class Expansion:
             timeout=self._given(service, "timeout"),
             idle_timeout=self._given(service, "idle_timeout"),
             retry=self._given(service, "retry"),
+            mirrors=self._given(service, "mirrors"),
         )
         domains = self._given(service, "hosts") or self._texts(name, service_hosts(name.value, self._namespace))
         return self._mapping(service, name=self._named(name), domains=domains, routes=self._sequence(service, [route]))

@@ -20,6 +20,7 @@ from sidecar.model import (
     FilterOverride,
     HTTPManager,
     Listener,
+    Mirror,
     PluginRef,
     Route,
     RouteTable,
@@ -33,6 +34,7 @@ from sidecar.model import (
 REFERENCES: dict[tuple[type, str], tuple[type, str]] = {
     (Route, "cluster"): (Cluster, "cluster"),
     (WeightedCluster, "cluster"): (Cluster, "cluster"),
+    (Mirror, "cluster"): (Cluster, "cluster"),
     (TCPProxy, "cluster"): (Cluster, "cluster"),
     (HTTPManager, "routes"): (RouteTable, "route table"),
     (DownstreamTLS, "certificate"): (Certificate, "certificate"),

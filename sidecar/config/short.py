@@ -20,6 +20,7 @@ from sidecar.model import (
     Endpoint,
     Listener,
     Locality,
+    Mirror,
     Name,
     OutlierDetection,
     PluginRef,
@@ -64,7 +65,7 @@ class Inbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service that the application calls. `identity`: the SPIFFE IDs its endpoints may have, by default the one that its name gives in our namespace.
     `hosts`: the names that the application calls it by. `balancer`: the name of a balancer, or one with its configuration.
-    `protocol`: as a cluster's; with mtls "auto" by default."""
+    `protocol`: as a cluster's; with mtls "auto" by default. `mirrors`: other services that get a copy."""
 
     endpoints: tuple[Endpoint, ...]
     mtls: bool = True
@@ -79,6 +80,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     circuit_breakers: CircuitBreakers | None = None
     outlier_detection: OutlierDetection | None = None
     retry: Retry | None = None
+    mirrors: tuple[Mirror, ...] = ()
 
 
 class Outbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

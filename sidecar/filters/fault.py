@@ -10,6 +10,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
+from sidecar.codec import grpc
 from sidecar.errors import FaultInjected
 from sidecar.interfaces import IExchangeDone, IRequestHeadHook, IResponseBodyHook
 from sidecar.matching import compile_header_match
@@ -93,7 +94,11 @@ class Fault:
         verdict = None if statuses is None else self._abort(*statuses)
         return self._delay(exchange, delay, verdict) if delay else verdict
 
-    def _abort(self, status: int, grpc_status: int) -> Refuse:
+    def _abort(self, status: int | None, grpc_status: int | None) -> Refuse:
+        # Each is what the other means, where only one was asked for.
+        if grpc_status is None:
+            grpc_status = grpc.from_http_status(status or 0)
+        status = grpc.http_status(grpc_status) if status is None else status
         self._injected.inc("abort")
         return Refuse(FaultInjected(f"filter {self._name} ended this request on purpose; the application was not asked", status, grpc_status))
 

@@ -41,6 +41,9 @@ from sidecar.model.scalars import (
     HEAD_BYTES as HEAD_BYTES,
     HEAD_FIELDS as HEAD_FIELDS,
     HEAD_TIMEOUT_SECONDS as HEAD_TIMEOUT_SECONDS,
+    MIRROR_ACTIVE as MIRROR_ACTIVE,
+    MIRROR_BUFFER_BYTES as MIRROR_BUFFER_BYTES,
+    MIRROR_TIMEOUT_SECONDS as MIRROR_TIMEOUT_SECONDS,
     PIPELINE_BYTES as PIPELINE_BYTES,
     POOL_CONNECTIONS as POOL_CONNECTIONS,
     POOL_IDLE as POOL_IDLE,
@@ -52,6 +55,7 @@ from sidecar.model.scalars import (
     WATERMARK_BYTES as WATERMARK_BYTES,
     Count as Count,
     Duration as Duration,
+    FinePercent as FinePercent,
     Name as Name,
     Origin as Origin,
     Percent as Percent,
@@ -60,6 +64,7 @@ from sidecar.model.scalars import (
     ValueMatch as ValueMatch,
     Weight as Weight,
 )
+from sidecar.model.traffic import Mirror as Mirror
 
 # -- matching --------------------------------------------------------------------------------------------------------------------------------
 
@@ -154,7 +159,8 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Match and action: exactly one of `cluster`, `weighted_clusters`, `redirect`, `direct_response`.
 
     `timeout`: from the complete request to the complete response, as in Envoy (0: none); unset: 15 s until the response begins and none for its body, so that a long
-    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's). `hash_policy`: what the balancers ring-hash and maglev go by.
+    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's). `hash_policy`: what the balancers ring-hash and maglev go by. `mirrors`: who else
+    gets a copy of the request.
     """
 
     name: str = ""
@@ -171,6 +177,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     filters: tuple[FilterOverride, ...] = ()
     hash_policy: tuple[HashPolicy, ...] = ()
     retry: Retry | None = None
+    mirrors: tuple[Mirror, ...] = ()
     origin: Origin = ""
 
 

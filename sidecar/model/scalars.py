@@ -13,6 +13,7 @@ Duration = Annotated[float, Meta(ge=0, extra={"syntax": "duration"})]
 Size = Annotated[int, Meta(ge=0, extra={"syntax": "size"})]
 Count = Annotated[int, Meta(ge=0)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
+FinePercent = Annotated[float, Meta(ge=0, le=100)]
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Origin = Annotated[str, Meta(extra={"internal": True})]
@@ -36,6 +37,9 @@ POOL_CONNECTIONS = 1024  # per cluster; Envoy: circuit_breakers.max_connections
 POOL_IDLE = 128  # idle connections kept per endpoint
 POOL_PENDING = 1024  # Envoy: max_pending_requests
 ACCEPT_BACKLOG = 1024
+MIRROR_TIMEOUT_SECONDS = 15.0  # as a route's: what nobody waits for must not pile up either
+MIRROR_BUFFER_BYTES = 64 * 1024  # of a body, for each mirrored request: two reads or so; a mirror that is slower is cut
+MIRROR_ACTIVE = 100  # mirrored requests at a time: with the buffers 6.25 MiB at most
 H2_STREAMS = 250  # per connection; RFC 9113 section 6.5.2 wants no fewer than 100, and each may hold a window of memory
 H2_STREAM_WINDOW_BYTES = 128 * 1024  # at first; it grows while a stream moves much
 H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what one connection may make us hold

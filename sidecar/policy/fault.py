@@ -10,9 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from sidecar.headers import Headers
-from sidecar.model import Duration
-
-FinePercent = Annotated[float, Meta(ge=0, le=100)]
+from sidecar.model import Duration, FinePercent
 
 DELAY_FIELD = b"x-envoy-fault-delay-request"  # milliseconds
 DELAY_PERCENTAGE_FIELD = b"x-envoy-fault-delay-request-percentage"
@@ -24,13 +22,6 @@ THROUGHPUT_PERCENTAGE_FIELD = b"x-envoy-fault-throughput-response-percentage"
 # A header must not hold a request for longer than any client waits.
 HEADER_DELAY_LIMIT_SECONDS = 300.0
 DIGITS_LIMIT = 9  # of a number in a header field
-
-# gRPC status -> HTTP status (the comments of google/rpc/code.proto), for callers that do not speak gRPC.
-_HTTP_OF_GRPC = {
-    1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503, 15: 500, 16: 401
-}  # fmt: skip
-# HTTP status -> gRPC status (gRPC's "HTTP to gRPC Status Code Mapping"); everything else is 2, unknown.
-_GRPC_OF_HTTP = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 
 
 class Delay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,8 +78,8 @@ def delay_seconds(settings: Delay, headers: Headers, die: float) -> float:
     return min((_number(headers, DELAY_FIELD) or 0) / 1000.0, HEADER_DELAY_LIMIT_SECONDS)
 
 
-def abort_statuses(settings: Abort, headers: Headers, die: float) -> tuple[int, int] | None:
-    """(HTTP status, gRPC status) that this request is to be aborted with; None for not at all."""
+def abort_statuses(settings: Abort, headers: Headers, die: float) -> tuple[int | None, int | None] | None:
+    """(HTTP status, gRPC status) that this request is to be aborted with, at least one of them; None for not at all."""
     if not is_hit(_share(settings.percentage, headers, ABORT_PERCENTAGE_FIELD, settings.header_abort), die):
         return None
     http, grpc = settings.http_status, settings.grpc_status
@@ -96,9 +87,7 @@ def abort_statuses(settings: Abort, headers: Headers, die: float) -> tuple[int, 
         http, grpc = _number(headers, ABORT_FIELD), _number(headers, ABORT_GRPC_FIELD)
         http = http if http is not None and 200 <= http <= 599 else None
         grpc = grpc if grpc is not None and 1 <= grpc <= 16 else None
-    if grpc is not None:
-        return _HTTP_OF_GRPC[grpc] if http is None else http, grpc
-    return None if http is None else (http, _GRPC_OF_HTTP.get(http, 2))
+    return None if http is None and grpc is None else (http, grpc)
 
 
 def octets_per_second(settings: ResponseRateLimit, headers: Headers, die: float) -> float:

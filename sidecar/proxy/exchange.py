@@ -208,6 +208,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         http.active -= 1
         if self._retry is not None:
             self._retry.finish()
+        if self._mirroring is not None:
+            self._mirroring.finish()
         if self._circuit is not None:
             self._leave_circuit()
         http.requests += 1

@@ -35,6 +35,7 @@ class ExchangeState:
         "_flow",
         "_inbox",
         "_last_moved",
+        "_mirroring",
         "_outbox",
         "_picked",
         "_request_paused",
@@ -132,6 +133,8 @@ class ExchangeState:
         self._cookie: Any = None
         # `retrying.Retrying` where the route has a retry policy.
         self._retry: Any = None
+        # `mirroring.Mirroring` where the request has copies.
+        self._mirroring: Any = None
         self._upstream_is_congested = False
         # (circuit, when it was entered), to be left at the end.
         self._circuit: Any = None

@@ -23,6 +23,7 @@ from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.calls import PluginCalls
 from sidecar.proxy.grpc_call import call_of
 from sidecar.proxy.http import CERTIFICATE_NAMES, new_request_id
+from sidecar.proxy.mirroring import Mirroring, MirrorRuntime
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Chain, Step, is_awaitable
 from sidecar.verdicts import Reroute
@@ -216,13 +217,22 @@ class RequestWay(PluginCalls):
         if chain.request_head and request.method == b"POST":
             # A filter may have made a call of it, or something else of a call.
             self.grpc = call_of(request)
+        sink: Any = self._retry
+        mirroring: Mirroring | None = None
+        if route.mirrors is not None:
+            mirroring = self._begin_mirrors(route.mirrors, sink)
+            sink = mirroring or sink
         if (chain.request_body or chain.request_trailers) and not request.end_stream:
-            self._begin_request_flow(chain, request)
-        elif self._retry is not None and not request.end_stream:
-            self._flow = self._retry
+            self._begin_request_flow(chain, request, sink)
+        elif sink is not None and not request.end_stream:
+            self._flow = sink
+        if mirroring is not None:
+            mirroring.prepare(request)
         inbox, self._inbox = self._inbox, None
         if self._flow is None or not chain.buffers_request:
             self._dispatch()
+        if mirroring is not None:
+            mirroring.begin()
         if inbox:
             for event in inbox:
                 if self.finished:
@@ -244,9 +254,21 @@ class RequestWay(PluginCalls):
                 self.http.log.failure("a filter could not say whether it takes part")
         return chain.without_bodies(frozenset(absent)) if absent else chain
 
-    def _begin_request_flow(self, chain: Chain, request: RequestHead) -> None:
-        retry = self._retry
-        out, out_end = (self._request_out, self._request_out_end) if retry is None else (retry.data, retry.end)
+    def _begin_mirrors(self, mirrors: tuple[MirrorRuntime, ...], sink: Any) -> Mirroring | None:
+        """The copies of this request, behind its body hooks and in front of `sink`; None when there are none. What becomes a tunnel is not copied."""
+        request = self.request
+        if request.upgrade is not None or request.method == b"CONNECT":
+            return None
+        wanted = [mirror for mirror in mirrors if mirror.wants(request)]
+        if not wanted:
+            return None
+        self.notes.extend([("mirror", f"copied to {mirror.connector.name}") for mirror in wanted])
+        out, out_end = (self._request_out, self._request_out_end) if sink is None else (sink.data, sink.end)
+        self._mirroring = mirroring = Mirroring(wanted, out, out_end)
+        return mirroring
+
+    def _begin_request_flow(self, chain: Chain, request: RequestHead, sink: Any) -> None:
+        out, out_end = (self._request_out, self._request_out_end) if sink is None else (sink.data, sink.end)
         self._flow = BodyFlow(self, chain.request_body, chain.request_trailers, out, out_end, self._request_too_large, self.verdict)
         if chain.buffers_request:
             if request.expects_continue:

@@ -28,6 +28,7 @@ class RouteRuntime:
         "edit_response",
         "hash_key",
         "idle_timeout",
+        "mirrors",
         "name",
         "pick_connector",
         "retry",
@@ -46,6 +47,8 @@ class RouteRuntime:
         self.answer: Callable[[RequestHead], tuple[Any, bytes]] | None = None
         # `policy.retry.RetryRules`
         self.retry: Any = None
+        # `mirroring.MirrorRuntime`s
+        self.mirrors: tuple[Any, ...] | None = None
         self.rewrite: Callable[[RequestHead], None] | None = None
         self.edit_request: HeadEdit | None = None
         self.edit_response: HeadEdit | None = None

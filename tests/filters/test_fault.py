@@ -34,6 +34,13 @@ def test_an_abort_says_that_it_is_on_purpose() -> None:
     assert context.counters["faults_injected"].values == {("abort",): 1}
 
 
+@pytest.mark.parametrize(("config", "statuses"), [({"http_status": 503}, (503, 14)), ({"grpc_status": 5}, (404, 5))])
+def test_each_kind_of_caller_gets_its_status(config: dict[str, int], statuses: tuple[int, int]) -> None:
+    """Where one is configured the other follows."""
+    verdict = fault(abort=Abort(**config)).request_head(FakeExchange())
+    assert (verdict.error.status, verdict.error.grpc_status) == statuses
+
+
 def test_a_delay_passes_later() -> None:
     """After its time, not before, and with the flag DI."""
     context = FakeContext("fault")
