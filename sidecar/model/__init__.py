@@ -219,8 +219,8 @@ class DownstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class HTTP2Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One HTTP/2 connection. `max_concurrent_streams`: what a client may have open at a time, or how many of a server's we use. `stream_window`, `connection_window`: what the peer may
-    send before it was delivered, at first. `keepalive_interval`: a PING when nothing came for this long (0: none), and `keepalive_timeout`: how long its answer may take."""
+    """One HTTP/2 connection. `max_concurrent_streams`: what a client may have open at a time, or how many of a server's we use. `stream_window`: what the peer may send
+    on a stream before it was delivered, `connection_window`: on all of them before it was read, at first. `keepalive_interval`: a PING when nothing came for this long (0: none), and `keepalive_timeout`: how long its answer may take."""
 
     max_concurrent_streams: Annotated[int, Meta(ge=1, le=2**31 - 1)] = H2_STREAMS
     stream_window: Annotated[int, Meta(ge=65535, le=2**31 - 1, extra={"syntax": "size"})] = H2_STREAM_WINDOW_BYTES

@@ -42,7 +42,7 @@ MIRROR_BUFFER_BYTES = 64 * 1024  # of a body, for each mirrored request: two rea
 MIRROR_ACTIVE = 100  # mirrored requests at a time: with the buffers 6.25 MiB at most
 H2_STREAMS = 250  # per connection; RFC 9113 section 6.5.2 wants no fewer than 100, and each may hold a window of memory
 H2_STREAM_WINDOW_BYTES = 128 * 1024  # at first; it grows while a stream moves much
-H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what one connection may make us hold
+H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what may be on its way to us
 H2_KEEPALIVE_TIMEOUT_SECONDS = 20.0  # for the answer to a PING, gRPC's default
 
 

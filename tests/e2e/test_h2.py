@@ -17,7 +17,7 @@ from websockets.sync.client import connect as connect_websocket
 from tests.e2e.applications import Application
 from tests.e2e.clients import ask, connect
 from tests.e2e.conftest import Certificates, Plain
-from tests.e2e.processes import Place, SidecarProcess
+from tests.e2e.processes import Place, SidecarProcess, until
 from tests.e2e.test_clients import frames
 
 INSIDE = """
@@ -178,6 +178,17 @@ def test_slow_reader_does_not_stop_the_others(mesh: Mesh) -> None:
             data = slow.recv(1 << 20)
             assert data
             count += len(data)
+
+
+def test_many_slow_readers_do_not_stop_the_others(mesh: Mesh) -> None:
+    """Together their windows are larger than the connection's; 20 MB for another client still pass between the sidecars, all over one connection."""
+    with ExitStack() as stack:
+        for _ in range(30):
+            slow = stack.enter_context(closing(connect(mesh.out, receive_buffer=4096)))
+            slow.sendall(b"GET /large HTTP/1.1\r\nHost: payments\r\n\r\n")
+        until(lambda: mesh.orders.metric('sidecar_requests_active{chain="outbound"}') >= 30)
+        assert len(ask(mesh.out, "/large", Host="payments").body) == 20_000_000
+        assert mesh.orders.metric('sidecar_upstream_h2_connections_total{cluster="payments"}') == 1
 
 
 def test_websocket_through_two_sidecars(mesh: Mesh) -> None:

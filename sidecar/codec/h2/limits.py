@@ -34,7 +34,11 @@ class H2Limits:
     # fast.
     stream_window: int = 131_072
     stream_window_most: int = 2_097_152
-    # The same for all streams of the connection: the bound of its memory.
+    # Octets by which the windows of all streams together may grow: beside `concurrent_streams` times `stream_window` this bounds what a connection can make us
+    # hold.
+    grown_windows: int = 8_388_608
+    # Octets that all streams may send before we have read them. Those that we read are credited at once, delivered or not: slow readers of some streams must
+    # not stop the others.
     connection_window: int = 1_048_576
     connection_window_most: int = 8_388_608
     # Streams reset by the peer before they ended (CVE-2023-44487): cancelled calls are normal, each costs a whole exchange.

@@ -26,6 +26,7 @@ from sidecar.codec.h2.frames import (
     STREAM_CLOSED,
     read_number,
     reset_frame,
+    window_update_frame,
 )
 from sidecar.codec.h2.limits import Budget, H2Limits
 from sidecar.codec.h2.sending import SendingHalf
@@ -310,24 +311,24 @@ class ReceivingHalf(SendingHalf):
             raise Violation(PROTOCOL_ERROR, "DATA on stream 0")
         self.received_data_frames += 1
         octets = len(payload)
-        if not self._window.take(octets):
+        window = self._window
+        if not window.take(octets):
             raise Violation(FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
+        if increment := window.give(octets):
+            self._out.append(window_update_frame(0, increment))
         end = flags & END_STREAM
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._credit(octets)
             self._refuse(TABLE[self._state_of(stream_id)][RECV_DATA][0], stream_id, None, events)
             return
         action, after = TABLE[stream.state][RECV_DATA_END if end else RECV_DATA]
         if action != TAKE:
-            self._credit(octets)
             self._refuse(action, stream_id, stream, events)
             return
         if octets:
-            window = stream.window
-            if window is None:
-                window = stream.window = ReceiveWindow(self._initial_window, max(self.limits.stream_window_most, self._initial_window))
-            if not window.take(octets):
+            if stream.window is None:
+                stream.window = ReceiveWindow(self._initial_window, max(self.limits.stream_window_most, self._initial_window))
+            if not stream.window.take(octets):
                 self._break_stream(stream, FLOW_CONTROL_ERROR, "DATA beyond the stream's window", events)
                 return
             if flags & PADDED:

@@ -84,13 +84,13 @@ class SendingHalf:
         "_encoder",
         "_ended",
         "_frame_octets",
-        "_held_after_end",
         "_last_accepted",
         "_last_peer_stream",
         "_next_stream",
         "_out",
         "_ready",
         "_send_window",
+        "_spare",
         "_streams",
         "_window",
         "counters",
@@ -114,7 +114,7 @@ class SendingHalf:
         self._encoder = Encoder(limits.encoder_table_octets)
         self._streams: dict[int, Stream] = {}
         self._ended: dict[int, int] = {}
-        self._held_after_end: dict[int, int] = {}
+        self._spare = limits.grown_windows  # octets by which streams' windows may still grow
         self._send_window = DEFAULT_WINDOW
         self._frame_octets = min(SMALLEST_MAX_FRAME, limits.sent_frame_octets)
         self._ready: deque[Stream] = deque()
@@ -288,29 +288,17 @@ class SendingHalf:
         self._out.append(goaway_frame(last, code, debug))
 
     def consumed(self, stream_id: int, octets: int) -> None:
-        """`octets` of the stream's DATA have left on the other side; credit is in the batch when half a window is due.
-
-        Call it for every octet delivered, also after the stream's end; after a reset it may be left out.
-        """
+        """`octets` of the stream's DATA have left on the other side: its credit, in the batch when half a window is due. After its end this may be left out."""
         stream = self._streams.get(stream_id)
-        if stream is None:
-            held = self._held_after_end.get(stream_id, 0)
-            if not held:
-                return
-            octets = min(octets, held)
-            if octets == held:
-                del self._held_after_end[stream_id]
-            else:
-                self._held_after_end[stream_id] = held - octets
-        else:
-            window = stream.window
-            if window is None:
-                return
-            octets = min(octets, window.held)
-            increment = window.give(octets)
-            if increment and stream.state in (OPEN, HALF_LOCAL):
+        if stream is None or stream.window is None:
+            return
+        window = stream.window
+        grown = window.grown
+        increment = window.give(octets, self._spare)
+        if increment:
+            self._spare -= window.grown - grown
+            if stream.state in (OPEN, HALF_LOCAL):
                 self._out.append(window_update_frame(stream_id, increment))
-        self._credit(octets)
 
     # -- the batch ---------------------------------------------------------------------------------------------------------------------------
 
@@ -398,13 +386,10 @@ class SendingHalf:
     def _forget(self, stream: Stream, state: int) -> None:
         """The stream is over in `state`."""
         del self._streams[stream.id]
-        held = 0 if stream.window is None else stream.window.held
+        if stream.window is not None:
+            self._spare += stream.window.grown
         if state != CLOSED:
             self._remember_end(stream.id, state)
-            if held:
-                self._credit(held)
-        elif held:
-            self._held_after_end[stream.id] = held
         if stream.queued:
             stream.queue = None
             stream.queued = 0
@@ -417,12 +402,6 @@ class SendingHalf:
         ended[stream_id] = state
         if len(ended) > REMEMBERED_RESETS:
             del ended[next(iter(ended))]
-
-    def _credit(self, octets: int) -> None:
-        """Octets of the connection's window are free again."""
-        increment = self._window.give(octets)
-        if increment:
-            self._out.append(window_update_frame(0, increment))
 
 
 def _step(stream: Stream, given: int) -> tuple[int, int]:

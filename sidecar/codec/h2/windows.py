@@ -1,7 +1,8 @@
-"""The credit we give (RFC 9113, section 5.2): it follows delivery, in batches, and grows for what moves fast.
+"""The credit we give (RFC 9113, section 5.2): a stream's follows delivery, the connection's follows receipt; in batches, and growing for what moves fast.
 
 Octets are in one of three places: still allowed (`left`), received and not yet delivered (`held`), delivered and not yet credited (`owed`). Their sum is the
-window's size, always.
+window's size, always. For the connection's window delivered means received: if octets that nobody reads counted against it, a few streams with slow readers
+would stop all others. What a connection may hold is bounded by its streams' windows, and by how much these may grow together.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ _GROWS_AFTER = 2
 
 
 class ReceiveWindow:
-    """One stream's, or the connection's. `most`: the size it may grow to."""
+    """One stream's, or the connection's. `most`: the size it may grow to; `grown`: by how much it did."""
 
-    __slots__ = ("_delivered", "_most", "held", "left", "owed", "size")
+    __slots__ = ("_delivered", "_most", "grown", "held", "left", "owed", "size")
 
     def __init__(self, size: int, most: int) -> None:
         self.size = size
         self.left = size
         self.held = 0
         self.owed = 0
+        self.grown = 0
         self._most = most
         self._delivered = 0
 
@@ -32,8 +34,8 @@ class ReceiveWindow:
         self.held += octets
         return self.left >= 0
 
-    def give(self, octets: int) -> int:
-        """`octets` were delivered; the increment to announce now, 0 for none yet. More than `held` is never given."""
+    def give(self, octets: int, spare: int = 2**31) -> int:
+        """`octets` were delivered; the increment to announce now, 0 for none yet. More than `held` is never given. `spare`: octets that it may grow by."""
         if octets > self.held:
             octets = self.held
         self.held -= octets
@@ -42,9 +44,10 @@ class ReceiveWindow:
             self.owed = owed
             return 0
         self._delivered += owed
-        if self._delivered >= self.size * _GROWS_AFTER and self.size < self._most:
-            growth = min(self.size, self._most - self.size)
+        if self._delivered >= self.size * _GROWS_AFTER and self.size < self._most and spare > 0:
+            growth = min(self.size, self._most - self.size, spare)
             self.size += growth
+            self.grown += growth
             self._delivered = 0
             owed += growth
         self.left += owed

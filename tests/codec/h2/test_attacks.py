@@ -214,7 +214,7 @@ def test_what_is_remembered_of_ended_streams_is_bounded() -> None:
         connection.receive(headers(4 * number + 1, GET), number * 1.0)
         connection.reset(4 * number + 1, 8)
         connection.data_to_send()
-    assert len(connection._ended) <= 1000 and len(connection._gaps) <= 16 and not connection._streams and not connection._held_after_end
+    assert len(connection._ended) <= 1000 and len(connection._gaps) <= 16 and not connection._streams
 
 
 def test_a_window_of_one_octet_is_reported_so_that_it_can_be_ended() -> None:

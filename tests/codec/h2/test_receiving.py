@@ -102,13 +102,18 @@ def test_late_frames_for_a_stream_that_we_reset_are_ignored_but_their_blocks_and
     assert head.headers.get(b"x-new") == b"entry"
 
 
-@pytest.mark.parametrize("limits", [H2Limits(stream_window=65_535), H2Limits(stream_window=65_535, connection_window=65_535)])
-def test_data_beyond_a_window_is_an_error_of_flow_control(limits: H2Limits) -> None:
-    connection = server(limits)
+def test_data_beyond_a_streams_window_is_an_error_of_flow_control() -> None:
+    connection = server(H2Limits(stream_window=65_535))
     connection.receive(headers(1, POST, 4) + b"".join(frame(DATA, 0, 1, bytes(13_107)) for _ in range(5)), 0.0)
     ((_, event),) = connection.receive(frame(DATA, 0, 1, b"x"), 0.0)
-    assert event.code == FLOW_CONTROL_ERROR
-    assert isinstance(event, StreamReset if limits.connection_window > 65_535 else ConnectionFailed)
+    assert isinstance(event, StreamReset) and event.code == FLOW_CONTROL_ERROR
+
+
+def test_data_beyond_the_connections_window_is_an_error_of_flow_control() -> None:
+    connection = server(H2Limits(stream_window=131_072, connection_window=65_535, frame_octets=65_536))
+    connection.receive(headers(1, POST, 4) + frame(DATA, 0, 1, bytes(30_000)), 0.0)
+    ((_, event),) = connection.receive(frame(DATA, 0, 1, bytes(36_000)), 0.0)
+    assert isinstance(event, ConnectionFailed) and event.code == FLOW_CONTROL_ERROR
 
 
 def test_a_window_smaller_than_the_default_counts_from_its_acknowledgement() -> None:
@@ -131,7 +136,8 @@ def test_a_request_with_body_and_trailers_comes_in_order() -> None:
 def test_padding_is_credited_at_once() -> None:
     connection = server()
     connection.receive(headers(1, POST, 4) + frame(DATA, 8, 1, b"\xff" + b"x" * 10 + bytes(255)), 0.0)
-    assert connection._window.held == 10 and connection._window.owed == 256
+    window = connection._streams[1].window
+    assert window is not None and window.held == 10 and window.owed == 256
 
 
 def test_a_priority_in_headers_is_passed_over() -> None:

@@ -233,35 +233,78 @@ def test_our_own_mistakes_are_loud() -> None:
 
 
 def test_credit_follows_delivery() -> None:
-    """DESIGN 6: window comes back when the octets have left on the other side, not when they came in."""
-    connection = server(H2Limits(stream_window=65_535, connection_window=65_535))
+    """A stream's window comes back when the octets have left on the other side, not when they came in."""
+    connection = server(H2Limits(stream_window=65_535))
     connection.receive(headers(1, POST, 4), 0.0)
     connection.receive(b"".join(frame(DATA, 0, 1, b"x" * 13_107) for _ in range(5)), 0.0)
     assert written(connection) == b""
     connection.consumed(1, 30_000)
     assert written(connection) == b""
     connection.consumed(1, 30_000)
-    assert frames(written(connection)) == [(WINDOW_UPDATE, 0, 1, (60_000).to_bytes(4, "big")), (WINDOW_UPDATE, 0, 0, (60_000).to_bytes(4, "big"))]
+    assert frames(written(connection)) == [(WINDOW_UPDATE, 0, 1, (60_000).to_bytes(4, "big"))]
 
 
-def test_credit_of_an_ended_stream_goes_to_the_connection_alone() -> None:
-    connection = server(H2Limits(connection_window=65_535))
+def test_the_connections_credit_follows_receipt() -> None:
+    """Octets that wait for the slow reader of one stream take nothing from the other streams."""
+    connection = server(H2Limits(stream_window=65_535, connection_window=65_535))
+    connection.receive(headers(1, POST, 4) + b"".join(frame(DATA, 0, 1, b"x" * 10_000) for _ in range(4)), 0.0)
+    assert frames(written(connection)) == [(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big"))]
+
+
+def test_credit_of_an_ended_stream_is_not_sent() -> None:
+    connection = server(H2Limits(stream_window=65_535))
     connection.receive(headers(1, POST, 4) + b"".join(frame(DATA, each == 3, 1, b"x" * 10_000) for each in range(4)), 0.0)
+    connection.consumed(1, 40_000)
     connection.send_head(1, response(), True)
     connection.data_to_send()
-    connection.consumed(1, 20_000)
     connection.consumed(1, 99_000)
-    connection.consumed(1, 20_000)
-    assert frames(written(connection)) == [(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big"))]
-    assert connection._held_after_end == {}
+    assert written(connection) == b""
 
 
-def test_a_reset_gives_the_connections_credit_back() -> None:
-    connection = server(H2Limits(connection_window=65_535))
-    connection.receive(headers(1, POST, 4) + b"".join(frame(DATA, 0, 1, b"x" * 10_000) for _ in range(4)), 0.0)
-    connection.reset(1, 8)
-    connection.consumed(1, 40_000)
-    assert [each for each in frames(written(connection)) if each[0] == WINDOW_UPDATE] == [(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big"))]
+def test_streams_that_nobody_reads_stop_no_other() -> None:
+    """All windows but one are full; the last stream still moves more than the connection's window."""
+    ours, theirs = pair(H2Limits(stream_window=65_535, connection_window=65_535))
+    full = [ours.open_stream() for _ in range(99)]
+    for stream_id in full:
+        ours.send_head(stream_id, request(b"POST", content_length=None), False)
+        ours.send_data(stream_id, b"x" * 100_000)
+    pump(ours, theirs)
+    last = ours.open_stream()
+    ours.send_head(last, request(b"POST", content_length=None), False)
+    ours.send_data(last, b"y" * 500_000)
+    got = 0
+    for _ in range(100):
+        for stream_id, event in pump(ours, theirs)[1]:
+            if stream_id == last and isinstance(event, bytes):
+                theirs.consumed(last, len(event))
+                got += len(event)
+    assert got == 500_000
+
+
+def test_windows_of_streams_grow_within_what_the_connection_may_hold() -> None:
+    """A peer that makes all of them grow and then has nobody read them gets no more than the connection's share; ended streams give theirs back."""
+    limits = H2Limits(stream_window=65_535, stream_window_most=400_000, grown_windows=500_000)
+    ours, theirs = pair(limits)
+
+    def grow(stream_id: int) -> int:
+        ours.send_head(stream_id, request(b"POST", content_length=None), False)
+        ours.send_data(stream_id, b"x" * 4_000_000)
+        for _ in range(300):
+            for each, event in pump(ours, theirs)[1]:
+                if isinstance(event, bytes):
+                    theirs.consumed(each, len(event))
+        window = theirs._streams[stream_id].window
+        assert window is not None
+        return window.size
+
+    first, *others = [ours.open_stream() for _ in range(4)]
+    assert first is not None
+    assert grow(first) == 400_000
+    assert sum(grow(each) for each in others if each is not None) == 3 * 65_535 + 500_000 - (400_000 - 65_535)
+    theirs.reset(first, 8)
+    pump(ours, theirs)
+    (later,) = [ours.open_stream()]
+    assert later is not None and grow(later) == 400_000
 
 
 def test_streams_that_do_not_move_are_reported_with_since_when() -> None:
