@@ -309,6 +309,7 @@ class Sidecar:
         runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
+        runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.retry = None if route.retry is None else RetryRules(route.retry)
         if route.mirrors:

@@ -286,6 +286,7 @@ class World:
         route.connector = self.connector
         route.chain = compile_chain(self.plugins, compile_descriptors, self.clock.seconds)
         route.idle_timeout = 300.0
+        route.upgrade_idle_timeout = 3600.0
         route.timeout = 15.0
         route.timeout_ends_with_head = True
         return route

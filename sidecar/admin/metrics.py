@@ -34,6 +34,7 @@ def register_runtime_metrics(sidecar: Any) -> None:
         ("chain",),
         type="counter",
     )
+    _register_tunnels(sidecar, add)
     _register_clusters(sidecar, add)
     _register_mirrors(sidecar, add)
     _register_plugins(sidecar, add)
@@ -61,6 +62,24 @@ def _listener_counter(sidecar: Any, name: str) -> Callable[[], Numbers]:
 
 def _by_name(sidecar: Any, attribute: str) -> Numbers:
     return {(http.name,): getattr(http, attribute) for http in sidecar.https}
+
+
+def _register_tunnels(sidecar: Any, add: Callable[..., None]) -> None:
+    labels = ("chain",)
+    add("sidecar_upgrades_active", "Tunnels open now.", lambda: {(http.name,): len(http.tunnels) for http in sidecar.https}, labels)
+    add(
+        "sidecar_upgrades_total",
+        "Upgrades and CONNECTs that became tunnels.",
+        lambda: {(http.name, protocol): count for http in sidecar.https for protocol, count in http.tunnels_opened.items()},
+        ("chain", "protocol"),
+        type="counter",
+    )
+    add("sidecar_upgrade_received_bytes_total", "Octets from clients through tunnels.", _tunnel_octets(sidecar, 0), labels, type="counter")
+    add("sidecar_upgrade_sent_bytes_total", "Octets to clients through tunnels.", _tunnel_octets(sidecar, 1), labels, type="counter")
+
+
+def _tunnel_octets(sidecar: Any, place: int) -> Callable[[], Numbers]:
+    return lambda: {(http.name,): http.octets_of_tunnels()[place] for http in sidecar.https}
 
 
 def _register_clusters(sidecar: Any, add: Callable[..., None]) -> None:

@@ -52,6 +52,7 @@ from sidecar.model.scalars import (
     ROUTE_TIMEOUT_SECONDS as ROUTE_TIMEOUT_SECONDS,
     SNIFF_TIMEOUT_SECONDS as SNIFF_TIMEOUT_SECONDS,
     STREAM_IDLE_TIMEOUT_SECONDS as STREAM_IDLE_TIMEOUT_SECONDS,
+    UPGRADE_IDLE_TIMEOUT_SECONDS as UPGRADE_IDLE_TIMEOUT_SECONDS,
     WATERMARK_BYTES as WATERMARK_BYTES,
     Count as Count,
     Duration as Duration,
@@ -159,8 +160,8 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Match and action: exactly one of `cluster`, `weighted_clusters`, `redirect`, `direct_response`.
 
     `timeout`: from the complete request to the complete response, as in Envoy (0: none); unset: 15 s until the response begins and none for its body, so that a long
-    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's). `hash_policy`: what the balancers ring-hash and maglev go by. `mirrors`: who else
-    gets a copy of the request.
+    download is not cut. `idle_timeout`: nothing moves in either direction (0: none; unset: the listener's); `upgrade_idle_timeout`: the same of a tunnel. `hash_policy`: what the
+    balancers ring-hash and maglev go by. `mirrors`: who else gets a copy of the request.
     """
 
     name: str = ""
@@ -172,6 +173,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rewrite: Rewrite | None = None
     timeout: Duration | None = None
     idle_timeout: Duration | None = None
+    upgrade_idle_timeout: Duration | None = None
     request_headers: HeaderOps | None = None
     response_headers: HeaderOps | None = None
     filters: tuple[FilterOverride, ...] = ()
@@ -283,6 +285,7 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     half_close: Literal["abort", "answer"] = "abort"
     merge_slashes: bool = True
     idle_timeout: Duration = STREAM_IDLE_TIMEOUT_SECONDS
+    upgrade_idle_timeout: Duration = UPGRADE_IDLE_TIMEOUT_SECONDS
     limits: HTTPLimits = HTTPLimits()
     access_logs: tuple[PluginRef, ...] = ()
     tracing: Tracing | None = None

@@ -22,6 +22,7 @@ Origin = Annotated[str, Meta(extra={"internal": True})]
 CONNECT_TIMEOUT_SECONDS = 5.0  # Envoy: cluster.connect_timeout
 ROUTE_TIMEOUT_SECONDS = 15.0  # Envoy: route.timeout; off for tunnels, and where unset it ends with the response's head
 STREAM_IDLE_TIMEOUT_SECONDS = 300.0  # Envoy: stream_idle_timeout; a stream on which nothing moves for this long is an error
+UPGRADE_IDLE_TIMEOUT_SECONDS = 3600.0  # Envoy: tcp_proxy.idle_timeout; a chat may be silent for longer than an answer
 DOWNSTREAM_IDLE_TIMEOUT_SECONDS = 3600.0  # Envoy: common_http_protocol_options.idle_timeout
 HEAD_TIMEOUT_SECONDS = 60.0  # slowloris: a head that is begun is finished within this time (Apache and HAProxy users set 5-60 s)
 HANDSHAKE_TIMEOUT_SECONDS = 15.0  # Envoy: transport_socket_connect_timeout as Istio sets it

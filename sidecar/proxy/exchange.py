@@ -99,7 +99,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         if self.finished:
             return
         now = self.http.seconds()
-        idle = self.route.idle_timeout if self.route is not None else self.http.settings.idle_timeout
+        idle = self._idle_limit()
         if self._deadline and now >= self._deadline:
             route = self.route
             assert route is not None
@@ -212,6 +212,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self._mirroring.finish()
         if self._circuit is not None:
             self._leave_circuit()
+        if self.is_tunnel:
+            http.tunnel_closed(self)
         http.requests += 1
         if self._awaited:
             for deferred in self._awaited:

@@ -247,6 +247,14 @@ class ExchangeState:
         else:
             self._set_timer(route.idle_timeout)
 
+    def _idle_limit(self) -> float:
+        """For how long nothing may move, in seconds; 0 for ever."""
+        route = self.route
+        if route is None:
+            idle: float = self.http.settings.idle_timeout
+            return idle
+        return route.upgrade_idle_timeout if self.is_tunnel else route.idle_timeout
+
     def _set_timer(self, idle: float) -> None:
         deadline = self._deadline
         if idle and (deadline == 0.0 or self._last_moved + idle < deadline):

@@ -63,6 +63,9 @@ class HTTPRuntime:
         "special",
         "stale_retries",
         "tracer",
+        "tunnel_octets",
+        "tunnels",
+        "tunnels_opened",
         "upgrades",
         "wants_record",
         "wheel",
@@ -94,11 +97,31 @@ class HTTPRuntime:
         self.requests = 0
         self.bad_requests = 0
         self.stale_retries = 0
+        # Tunnels that are open, how many there were of each protocol, and the octets (from clients, to clients) of those that are closed.
+        self.tunnels: set[Any] = set()
+        self.tunnels_opened: dict[str, int] = {}
+        self.tunnel_octets = (0, 0)
 
     def caller(self, facts: ConnectionFacts) -> Caller:
         """What exchanges of this connection need of it."""
         return Caller(facts, self.settings)
 
+    def tunnel_opened(self, exchange: Any, protocol: str) -> None:
+        """An exchange became a tunnel. `protocol`: one of those configured, or "connect"."""
+        self.tunnels.add(exchange)
+        self.tunnels_opened[protocol] = self.tunnels_opened.get(protocol, 0) + 1
+
+    def tunnel_closed(self, exchange: Any) -> None:
+        """It is over."""
+        if exchange in self.tunnels:
+            self.tunnels.discard(exchange)
+            received, sent = self.tunnel_octets
+            self.tunnel_octets = (received + exchange.request_bytes, sent + exchange.response_bytes)
+
+    def octets_of_tunnels(self) -> tuple[int, int]:
+        """(from clients, to clients), those of open tunnels included."""
+        received, sent = self.tunnel_octets
+        return received + sum(each.request_bytes for each in self.tunnels), sent + sum(each.response_bytes for each in self.tunnels)
 
 
 # 74 random bits for the process, and a count that begins anywhere: as different from all others as 122 random bits for each, at a fifth of the cost.

@@ -118,6 +118,8 @@ class RequestWay(PluginCalls):
             self.fail(UpgradeRefused("CONNECT is not allowed by this listener"))
             return False
         if request.upgrade not in self.http.upgrades:
+            if request.upgrade == b"h2c":
+                request.headers.remove(b"http2-settings")
             request.upgrade = None
         return True
 

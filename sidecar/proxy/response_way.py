@@ -221,7 +221,10 @@ class ResponseWay(PluginCalls):
         self.request_complete = False
         if head.status == 101 and head.upgrade is None:
             head.upgrade = self.request.upgrade
-        self.notes.append(("tunnel", (self.request.upgrade or b"connect").decode("latin-1")))
+        protocol = (self.request.upgrade or b"connect").decode("latin-1")
+        self.notes.append(("tunnel", protocol))
+        self.http.tunnel_opened(self, protocol)
+        self._set_timer(self._idle_limit())
         self.downstream.send_head(head)
         self.downstream.flush()
         # What came behind the answer waits until the client's side is open as well.

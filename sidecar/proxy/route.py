@@ -16,7 +16,7 @@ HeadEdit = Callable[[Headers], None]
 class RouteRuntime:
     """One route, compiled. `pick_cluster(random)` is used with weighted clusters only; `answer(request)` makes (head, body) of a redirect or direct response.
 
-    `timeout` and `idle_timeout` are seconds, 0 for none.
+    `timeout`, `idle_timeout` and `upgrade_idle_timeout` (of tunnels) are seconds, 0 for none.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class RouteRuntime:
         "rewrite",
         "timeout",
         "timeout_ends_with_head",
+        "upgrade_idle_timeout",
     )
 
     def __init__(self, name: str) -> None:
@@ -58,6 +59,7 @@ class RouteRuntime:
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False
         self.idle_timeout = 0.0
+        self.upgrade_idle_timeout = 0.0
 
     def choose_connector(self) -> Any:
         """The cluster for one exchange: fixed, or by weight."""

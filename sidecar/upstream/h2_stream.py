@@ -66,6 +66,10 @@ class H2ClientStream:
         """See `IUpstreamStream`. Raises `UpstreamProtocolError` when the server takes no extended CONNECT and the request needs it."""
         connection = self._connection
         h2 = connection.h2
+        if head.upgrade == b"h2c":
+            # It is for HTTP/1.1 alone, and here the server speaks HTTP/2 already.
+            head.upgrade = None
+            head.headers.remove(b"http2-settings")
         end = head.end_stream
         if head.upgrade is not None or head.method == b"CONNECT":
             end = False

@@ -103,7 +103,7 @@ targets = st.builds(Address, host=hosts, port=st.integers(1, 65535))
 clusters, certificates = st.sampled_from(CLUSTERS), st.sampled_from(CERTIFICATES)
 
 
-def tuples(items: st.SearchStrategy[Any], **size: int) -> st.SearchStrategy[tuple[Any, ...]]:
+def tuples(items: st.SearchStrategy[Any], **size: Any) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(items, **{"max_size": 2, **size}).map(tuple)
 
 
@@ -199,7 +199,7 @@ def models(draw: st.DrawFn) -> Config:
     made = [
         Cluster(
             name=name,
-            endpoints=draw(tuples(st.builds(Endpoint, address=targets, weight=st.integers(0, 9)))),
+            endpoints=draw(tuples(st.builds(Endpoint, address=targets, weight=st.integers(0, 9)), unique_by=lambda each: each.address)),
             balancer=ref("balancer", "round-robin"),
             connect_timeout=draw(durations),
             tls=draw(some(upstream_tls)),

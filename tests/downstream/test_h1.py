@@ -479,10 +479,67 @@ def test_tunnel_survives_the_response_timeout_and_ends_when_idle() -> None:
         world.clock.advance(200)
         client.receive(b"x")
     assert not client.closing
-    world.clock.advance(301)
+    # The idle timeout of answers is 300 s.
+    world.clock.advance(3590)
+    app.receive(b"y")
+    world.clock.advance(3590)
+    assert not client.closing
+    world.clock.advance(11)
     world.clock.advance(1)
     assert client.closing and app.aborted
     world.ended_once(101)
+    assert world.records[0].code == "stream-idle-timeout"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 20.0])
+def test_a_tunnels_own_idle_timeout(seconds: float) -> None:
+    """May be shorter than that of answers, or none."""
+    world = World()
+    world.route.upgrade_idle_timeout = seconds
+    client, app = world.send(UPGRADE)
+    app.receive(SWITCH)
+    for _ in range(30):
+        world.clock.advance(1)
+    assert client.closing is (seconds == 20.0)
+    world.clock.advance(100_000)
+    assert client.closing is (seconds == 20.0)
+
+
+def test_tunnels_are_counted() -> None:
+    """How many are open, how many there were, and their octets, those of open ones included."""
+    world = World()
+    first, app = world.send(UPGRADE)
+    app.receive(SWITCH + b"hello")
+    second, other = world.send(UPGRADE)
+    other.receive(SWITCH)
+    second.receive(b"abc")
+    assert len(world.http.tunnels) == 2 and world.http.octets_of_tunnels() == (3, 5)
+    first.lose()
+    second.receive(b"d")
+    assert len(world.http.tunnels) == 1 and world.http.octets_of_tunnels() == (4, 5)
+    other.lose()
+    assert not world.http.tunnels and world.http.tunnels_opened == {"websocket": 2} and world.http.octets_of_tunnels() == (4, 5)
+
+
+H2C = b"GET / HTTP/1.1\r\nHost: app\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+
+
+def test_upgrade_to_h2c_is_passed_over_or_on() -> None:
+    """As configured (RFC 7540 section 3.2): the application sees nothing of it, or all that it needs."""
+    world = World()
+    client, app = world.send(H2C)
+    seen = app.take().lower()
+    assert b"upgrade" not in seen and b"http2-settings" not in seen and b"connection" not in seen
+    app.receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+    world = World(upgrades=("h2c",))
+    client, app = world.send(H2C)
+    seen = app.take().lower()
+    assert b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\n" in seen and b"http2-settings: aamaaabk\r\n" in seen
+    app.receive(SWITCH.replace(b"websocket", b"h2c") + b"\0\0\0\4\0\0\0\0\0")
+    assert body_of(client.take()) == b"\0\0\0\4\0\0\0\0\0"
+    client.receive(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert app.take().startswith(b"PRI * ")
 
 
 @pytest.mark.parametrize("gone", ["client", "app"])

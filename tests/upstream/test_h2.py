@@ -381,3 +381,14 @@ def test_stop_closes_when_the_last_stream_ends() -> None:
     assert not app.transport.closing
     app.answer(1)
     assert app.transport.closing and b"200 OK" in client.take()
+
+
+def test_upgrade_to_h2c_has_no_meaning_here() -> None:
+    """The server speaks HTTP/2 already: it gets a plain request, and the client a plain answer."""
+    head = b"GET /a HTTP/1.1\r\nHost: app\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    world, (client,), app = begun(head, upgrades=("h2c",))
+    seen = app.head(1)
+    assert seen.method == b"GET" and seen.upgrade is None and b"http2-settings" not in seen.headers
+    app.answer(1, None, b"ok")
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200)

@@ -93,6 +93,8 @@ _NAMES: dict[bytes, tuple[bytes, int, bool]] = {}
 # (fields to forward, value of Host or None, Content-Length or -1, chunked?, bits of Connection, protocol of Upgrade or None, 100-continue expected?, nothing
 # secret inside?) A tuple, because one is made for every message.
 FieldsRead = tuple[list[Field], bytes | None, int, bool, int, bytes | None, bool, bool]
+H2C = b"h2c"
+H2C_SETTINGS = frozenset((b"http2-settings",))
 NO_FIELDS: FieldsRead = ([], None, -1, False, 0, None, False, True)
 
 
@@ -155,7 +157,8 @@ def read_fields(block: bytes, limit: int, protected: re.Pattern[bytes]) -> Field
     if chunked and length >= 0:
         raise Malformed("there are both Content-Length and Transfer-Encoding (RFC 9112 section 6.1)", BadFraming)
     if listed:
-        fields = _without_listed(fields, listed, protected)
+        # Listed for the next hop, to which an upgrade that may pass goes on (RFC 7540, section 3.2.1); where it may not it is dropped with it.
+        fields = _without_listed(fields, listed - H2C_SETTINGS if upgrade == H2C else listed, protected)
     return fields, host, length, chunked, options, upgrade, expects_continue, harmless
 
 

@@ -186,4 +186,5 @@ def _upgrade_lines(protocol: bytes, trailers_wanted: bool) -> bytes:
     name, slash, version = protocol.partition(b"/")
     if is_token(name) is None or (slash and is_token(version) is None):
         raise PluginFailed("the protocol to upgrade to is not one")
-    return b"Connection: %b\r\nUpgrade: %b\r\n" % (b"upgrade, TE" if trailers_wanted else b"upgrade", protocol)
+    options = b"upgrade, http2-settings" if protocol == b"h2c" else b"upgrade"
+    return b"Connection: %b\r\nUpgrade: %b\r\n" % (options + b", TE" if trailers_wanted else options, protocol)
