@@ -35,6 +35,7 @@ from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
+from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
 from sidecar.policy.descriptors import compile_descriptors
 from sidecar.policy.retry import RetryRules
@@ -91,6 +92,7 @@ class Sidecar:
         self.admin: AdminServer | None = None
         self.state = "starting"
         self.started_at = reactor.seconds()
+        self.overload = OverloadWatch(config.overload, reactor, self.https, self.listeners, self.registry, lambda: self.state == "draining")
         register_runtime_metrics(self)
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_chains, "downstream", "chain")
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_clusters, "upstream", "cluster")
@@ -123,6 +125,7 @@ class Sidecar:
             # Told to stop in the meantime: nothing may open any more.
             return
         self.keyring.watch()
+        self.overload.start(listeners)
         for runtime in listeners:
             runtime.start()
             self.listeners.append(runtime)
@@ -149,6 +152,7 @@ class Sidecar:
                 break
             await deferLater(self.reactor, 0, lambda: None)
         self.keyring.stop()
+        self.overload.stop()
         for plugin in reversed(self._started):
             try:
                 await maybeDeferred(plugin.stop)
@@ -229,7 +233,7 @@ class Sidecar:
         else:
             assert chain.tcp is not None
             make = partial(TCPServerConnection, self.connectors[chain.tcp.cluster], chain.tcp.idle_timeout, self.wheel, self.reactor.seconds)
-        return ChainRuntime(name, security, make)
+        return ChainRuntime(name, security, make, chain.http is not None)
 
     def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:
         return listen(self.reactor, address, build, backlog=backlog)
@@ -273,15 +277,16 @@ class Sidecar:
         caller = http.caller(facts)
         begin = partial(Exchange, http, caller)
         scheme = b"http" if facts.tls is None else b"https"
+        limits = settings.limits if not facts.over_limit else refused_limits(settings.limits)
 
         def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
             return refuse_unread(http, caller, connection, error, now)
 
         def make_h1(closed: Callable[[Any], None]) -> H1ServerConnection:
-            return H1ServerConnection(http, settings.limits, begin, refuse, closed, scheme, settings.half_close == "answer")
+            return H1ServerConnection(http, limits, begin, refuse, closed, scheme, settings.half_close == "answer")
 
         def make_h2(closed: Callable[[Any], None]) -> H2ServerConnection:
-            connection = H2ServerConnection(http, settings.limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
+            connection = H2ServerConnection(http, limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
             h2.count(connection)
             return connection
 

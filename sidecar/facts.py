@@ -31,7 +31,7 @@ class TLSFacts:
 @attrs.frozen
 class ConnectionFacts:
     """One accepted connection. `number` counts from 1 in this process. `original_destination`: where the client meant to go before a redirection, else None.
-    `tls` is None on a cleartext connection (and before the handshake). `server_name` and `application_protocols` are what sniffing saw before TLS."""
+    `tls` is None on a cleartext connection (and before the handshake). `server_name` and `application_protocols` are what sniffing saw before TLS. `over_limit`: it may only be told that there are too many."""
 
     number: int
     listener: str
@@ -42,6 +42,7 @@ class ConnectionFacts:
     tls: TLSFacts | None = None
     server_name: str = ""
     application_protocols: tuple[str, ...] = ()
+    over_limit: bool = False
 
 
 @attrs.frozen

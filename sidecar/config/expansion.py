@@ -99,6 +99,7 @@ class Expansion:
         # null means "no admin pages", so it is taken over as it is.
         full["admin"] = next((value for key, value in root.value if key.value == "admin" and id(value) not in self._failed), None)
         full["drain_time"] = self._given(root, "drain_time")
+        full["overload"] = self._given(root, "overload")
         return self._mapping(root, **full)
 
     # -- reading -----------------------------------------------------------------------------------------------------------------------------

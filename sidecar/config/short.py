@@ -23,6 +23,7 @@ from sidecar.model import (
     Mirror,
     Name,
     OutlierDetection,
+    Overload,
     PluginRef,
     PoolLimits,
     Retry,
@@ -125,6 +126,7 @@ class ShortForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: bool | Literal["off"] | TracingShort = True
     admin: Admin | None = field(default_factory=Admin)
     drain_time: Duration = DRAIN_SECONDS
+    overload: Overload = Overload()
     listeners: tuple[Listener, ...] = ()
     route_tables: tuple[RouteTable, ...] = ()
     clusters: tuple[Cluster, ...] = ()

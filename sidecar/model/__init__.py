@@ -44,6 +44,7 @@ from sidecar.model.scalars import (
     MIRROR_ACTIVE as MIRROR_ACTIVE,
     MIRROR_BUFFER_BYTES as MIRROR_BUFFER_BYTES,
     MIRROR_TIMEOUT_SECONDS as MIRROR_TIMEOUT_SECONDS,
+    OVERLOAD_REFRESH_SECONDS as OVERLOAD_REFRESH_SECONDS,
     PIPELINE_BYTES as PIPELINE_BYTES,
     POOL_CONNECTIONS as POOL_CONNECTIONS,
     POOL_IDLE as POOL_IDLE,
@@ -65,7 +66,7 @@ from sidecar.model.scalars import (
     ValueMatch as ValueMatch,
     Weight as Weight,
 )
-from sidecar.model.traffic import Mirror as Mirror
+from sidecar.model.traffic import Mirror as Mirror, Overload as Overload, OverloadActions as OverloadActions
 
 # -- matching --------------------------------------------------------------------------------------------------------------------------------
 
@@ -408,4 +409,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     certificates: tuple[Certificate, ...] = ()
     admin: Admin | None = field(default_factory=Admin)
     drain_time: Duration = DRAIN_SECONDS
+    overload: Overload = Overload()
     origin: Origin = ""

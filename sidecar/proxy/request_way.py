@@ -10,6 +10,7 @@ from sidecar.errors import (
     CircuitOpen,
     DownstreamError,
     NoCluster,
+    Overloaded,
     PluginFailed,
     RouteNotFound,
     SidecarError,
@@ -30,6 +31,7 @@ from sidecar.verdicts import Reroute
 
 SINGLE_NAMES = frozenset({b"x-request-id", b"x-forwarded-proto"})
 _NOTHING: dict[bytes, bytes] = {}
+RETRY_AFTER = b"1"  # seconds: what is refused by overload protection may try again soon, elsewhere at once
 REROUTES_LIMIT = 4  # plugins that send a request round in circles are stopped: more than any sensible configuration needs
 
 
@@ -43,6 +45,11 @@ class RequestWay(PluginCalls):
         http = self.http
         request = self.request
         self._prepare_fields(request)
+        if http.gate is not None:
+            sentence = http.gate.refusal(self.connection)
+            if sentence:
+                self.fail(Overloaded(sentence), Headers.of([(b"Retry-After", RETRY_AFTER)]))
+                return
         tracer = http.tracer
         if tracer is not None:
             # As `call` does, which is one call more for each request.
