@@ -37,6 +37,7 @@ from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
 from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
+from sidecar.policy.conditions import conditions_of
 from sidecar.policy.descriptors import compile_descriptors
 from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
@@ -316,7 +317,7 @@ class Sidecar:
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
-        runtime.retry = None if route.retry is None else RetryRules(route.retry)
+        runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry, name)
         if route.mirrors:
             runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
@@ -336,6 +337,12 @@ class Sidecar:
     def _mirror(self, mirror: model.Mirror) -> MirrorRuntime:
         stats = self.mirrors.setdefault(mirror.cluster, MirrorStats())
         return MirrorRuntime(mirror, self.connectors[mirror.cluster], stats, self.reactor.seconds, self.wheel)
+
+    def _retry_rules(self, route: model.Route, retry: model.Retry, name: str) -> RetryRules:
+        """The limits, and the policy in use: the one that is named, else the built-in one with the conditions that stand beside the limits."""
+        ref = retry.policy or PluginRef(kind="retry-policy", name="conditions", config=conditions_of(retry))
+        policy, account = self._plugin(ref, f"{name} route {route.name}")
+        return RetryRules(retry, Step(policy.decide, account, 0), policy.statuses, route.hedge)
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
         """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at

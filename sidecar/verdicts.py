@@ -85,6 +85,21 @@ class Limited:
     rule: str = ""
 
 
+@attrs.frozen
+class TryAgain:
+    """The retry policy wants another attempt. `reason`: what it met, for the record. `after_seconds`: how long to wait; None for the route's backoff (or the answer's Retry-After)."""
+
+    reason: str = ""
+    after_seconds: float | None = None
+
+
+@attrs.frozen
+class GiveUp:
+    """The retry policy wants no other attempt, and `reason` says why, for the record."""
+
+    reason: str = ""
+
+
 ALLOW = Allow()
 
 

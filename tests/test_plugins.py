@@ -42,6 +42,7 @@ BUILT_IN = {
     "connection-filter": ["address-list"],
     "filter": ["adaptive-concurrency", "fault", "grpc-web", "headers"],
     "rate-limiter": ["token-bucket"],
+    "retry-policy": ["conditions"],
     "span-exporter": ["json"],
     "tracer": ["w3c"],
 }

@@ -284,6 +284,7 @@ class Expansion:
             timeout=self._given(service, "timeout"),
             idle_timeout=self._given(service, "idle_timeout"),
             retry=self._given(service, "retry"),
+            hedge=self._given(service, "hedge"),
             mirrors=self._given(service, "mirrors"),
         )
         domains = self._given(service, "hosts") or self._texts(name, service_hosts(name.value, self._namespace))

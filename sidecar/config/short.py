@@ -18,6 +18,7 @@ from sidecar.model import (
     Cluster,
     Duration,
     Endpoint,
+    Hedge,
     Listener,
     Locality,
     Mirror,
@@ -81,6 +82,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     circuit_breakers: CircuitBreakers | None = None
     outlier_detection: OutlierDetection | None = None
     retry: Retry | None = None
+    hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
 
 

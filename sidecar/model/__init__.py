@@ -19,9 +19,11 @@ from sidecar.model.endpoints import (
     Locality as Locality,
 )
 from sidecar.model.resilience import (
+    RETRY_ATTEMPTS as RETRY_ATTEMPTS,
     Backoff as Backoff,
     CircuitBreakers as CircuitBreakers,
     FailureRate as FailureRate,
+    Hedge as Hedge,
     OutlierDetection as OutlierDetection,
     Retry as Retry,
     RetryBudget as RetryBudget,
@@ -180,6 +182,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     filters: tuple[FilterOverride, ...] = ()
     hash_policy: tuple[HashPolicy, ...] = ()
     retry: Retry | None = None
+    hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
     origin: Origin = ""
 

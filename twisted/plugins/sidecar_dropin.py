@@ -122,3 +122,9 @@ round_robin = Extension(
     target="sidecar.cluster.round_robin.RoundRobin",
     summary="takes the endpoints in turn, by weight",
 )
+conditions = Extension(
+    kind="retry-policy",
+    name="conditions",
+    target="sidecar.policy.conditions.Conditions",
+    summary="Envoy's retry_on: errors, statuses, header fields and gRPC statuses that are worth another attempt",
+)
