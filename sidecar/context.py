@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamClosed, UpstreamError, UpstreamTimeout
 from sidecar.headers import Headers
-from sidecar.interfaces import IPluginContext, IStreamOwner
-from sidecar.message import RequestHead, ResponseHead
+from sidecar.interfaces import IPluginContext
+from sidecar.message import RequestHead
 from sidecar.model import Node
 from sidecar.telemetry.metrics import Registry
-from sidecar.upstream.pool import SAFE
+from sidecar.upstream.call import Answer, Call
 
 # A plugin asks small questions (may this key in?); an answer beyond this is a mistake.
 ANSWER_BYTES = 1024 * 1024
@@ -76,15 +74,6 @@ class PluginCounter:
         self._metric.labels(self._plugin, *values).value += by
 
 
-@attrs.frozen
-class Answer:
-    """What `HTTPClient.request` fires with."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
 class HTTPClient:
     """Requests to one cluster, over its own connections, TLS and limits. Only a GET or the like that met a stale connection is sent again, once."""
 
@@ -100,134 +89,7 @@ class HTTPClient:
         head = RequestHead(method, path, authority, fields, content_length=len(body), end_stream=not body)
         if body:
             fields.set(b"Content-Length", b"%d" % len(body))
-        call = _Call(self._connector_of(self.cluster), head, body, self._clock, timeout_seconds)
-        return call.begin()
-
-
-class _Downstream:
-    """The exchange side that an upstream connection flushes: nobody."""
-
-    def flush(self) -> None:
-        """Nothing to write."""
-
-
-@implementer(IStreamOwner)
-class _Call:
-    """One request of a plugin, in the place of an exchange."""
-
-    downstream = _Downstream()
-
-    def __init__(self, connector: Any, head: RequestHead, body: bytes, clock: Any, timeout_seconds: float) -> None:
-        self.request = head
-        self.finished = False
-        self._connector = connector
-        self._body = body
-        self._clock = clock
-        self._timeout_seconds = timeout_seconds
-        self._stream: Any = None
-        self._ticket: Any = None
-        self._head: ResponseHead | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._retried = False
-        self._delayed: Any = None
-        self._result: Deferred[Answer] = Deferred(self._cancelled)
-
-    def begin(self) -> Deferred[Answer]:
-        self._delayed = self._clock.callLater(self._timeout_seconds, self._late)
-        self._ticket = self._connector.open(self, (), False)
-        return self._result
-
-    def upstream_ready(self, stream: Any) -> None:
-        self._stream = stream
-        stream.send_head(self.request)
-        if self._body:
-            stream.send_data(self._body)
-            stream.send_end(None)
-        stream.flush()
-
-    def upstream_unavailable(self, error: UpstreamError, endpoint: Any) -> None:
-        self._end(error)
-
-    def response_head(self, head: ResponseHead) -> None:
-        if head.status < 200:
-            return
-        self._head = head
-        if head.end_stream:
-            self._stream = None
-            self._end(None)
-
-    def response_data(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size > ANSWER_BYTES:
-            self._end(UpstreamBodyTooLarge(f"{self._connector.name} answered a plugin with more than {ANSWER_BYTES} octets"))
-        else:
-            self._chunks.append(chunk)
-
-    def response_end(self, trailers: Headers | None) -> None:
-        self._stream = None
-        self._end(None)
-
-    def response_failed(self, error: UpstreamError) -> None:
-        stream, self._stream = self._stream, None
-        stale = stream is not None and stream.is_reused and isinstance(error, UpstreamClosed) and self._head is None
-        if stale and not self._retried and self.request.method in SAFE and self.request.end_stream and not self.finished:
-            self._retried = True
-            self._ticket = self._connector.open(self, (), True)
-            return
-        self._end(error)
-
-    def fail(self, error: SidecarError) -> None:
-        self._end(error)
-
-    def request_data(self, chunk: bytes) -> None:
-        raise AssertionError("a plugin's request has no downstream")
-
-    def request_end(self, trailers: Headers | None) -> None:
-        raise AssertionError("a plugin's request has no downstream")
-
-    def downstream_lost(self, error: SidecarError) -> None:
-        raise AssertionError("a plugin's request has no downstream")
-
-    def timed_out(self) -> None:
-        raise AssertionError("a plugin's request has no downstream")
-
-    def flush_request(self) -> None:
-        """Nothing waits."""
-
-    def downstream_congested(self) -> None:
-        """Cannot happen."""
-
-    def downstream_drained(self) -> None:
-        """Cannot happen."""
-
-    def upstream_congested(self) -> None:
-        """The body is in the connection's queue already."""
-
-    def upstream_drained(self) -> None:
-        """Likewise."""
-
-    def _late(self) -> None:
-        self._end(UpstreamTimeout(f"{self._connector.name} did not answer a plugin within {self._timeout_seconds:g} s"))
-
-    def _cancelled(self, deferred: Deferred[Answer]) -> None:
-        self._end(None, silent=True)
-
-    def _end(self, error: SidecarError | None, silent: bool = False) -> None:
-        if self.finished:
-            return
-        self.finished = True
-        if self._delayed.active():
-            self._delayed.cancel()
-        if self._ticket is not None:
-            self._ticket.cancel()
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.reset(error)
-        if silent:
-            return
-        if error is not None:
-            self._result.errback(error)
-        else:
-            assert self._head is not None
-            self._result.callback(Answer(self._head.status, self._head.headers, b"".join(self._chunks)))
+        connector = self._connector_of(self.cluster)
+        late = self._clock.callLater
+        call = Call(lambda owner, fresh: connector.open(owner, (), fresh), f"{connector.name} answered a plugin", ANSWER_BYTES, head, body)
+        return call.begin(late, timeout_seconds, f"{connector.name} did not answer a plugin within {timeout_seconds:g} s")
