@@ -219,17 +219,42 @@ class IOutcomeObserver(Interface):
         seconds until then. Must be quick."""
 
 
-class IRetryPolicy(Interface):
-    """Kind `retry-policy`: is what an attempt ended with worth another one? One instance for each route that names it. Synchronous.
+class IHealthCheck(Interface):
+    """Kind `health-check`: is this endpoint well? One instance for each check of each cluster."""
 
-    It decides about that alone. Whether the request may be sent twice, how often, the budget, circuit limits, timeouts and the kept body stay with the exchange, which asks after a yes
-    whether they allow it: no answer of a policy gets around them. One that raises has said no; it is counted and logged."""
+    def check(probe: Any) -> object:
+        """Called again and again for each endpoint of the cluster, for several endpoints at a time, never twice at once for the same one. `probe`: `IProbe`, valid until the answer. Returns None when
+        the endpoint is well and `Unwell(reason)` when it is not, or a Deferred or coroutine of that, which is cancelled when the check's timeout is over. To raise an `UpstreamError`, as the probe's
+        methods do, is a failure for that reason; to raise anything else is a failure that names the plugin (with `fail_open: true` it says nothing against the endpoint)."""
 
-    statuses = Attribute("container of int: the answers that `decide` wants to see (`range(100, 600)`: all of them); looked up for each answer, so a set or a range")
 
-    def decide(attempt: Any) -> object:
-        """Called when an attempt ended with an error, or was answered with a final head whose status is in `statuses`, and nothing of it went to the client. `attempt`: `AttemptFacts`, not to
-        be kept. `TryAgain` (perhaps with seconds to wait), `GiveUp` (with the reason, for the record), or None: it is not worth it."""
+class IProbe(Interface):
+    """One look at one endpoint: the means that a health check is handed."""
+
+    cluster = Attribute("str: the cluster's name")
+    address = Attribute("Address that is asked (the endpoint's, or with the check's `port`)")
+    hostname = Attribute("str: the endpoint's own name, else the cluster's name")
+    timeout_seconds = Attribute("float: after this much time the probe has failed")
+
+    def request(method: bytes, path: bytes, headers: Any = None, body: bytes = b"", limit_bytes: int = 65536) -> object:
+        """A request over the cluster's own protocol and TLS, identity checks included. Deferred of an object with `status`, `headers`, `body`, `trailers` (`Headers` or None) and `version`
+        (11 or 20); fails with an `UpstreamError` that says in words what happened. Host is `hostname` unless `headers` has one. Sent again once over a new connection when the kept one was stale."""
+
+    def connect() -> object:
+        """A new connection to the endpoint, with the cluster's TLS. Deferred of an `IProbeConnection`; fails with an `UpstreamError`."""
+
+
+class IProbeConnection(Interface):
+    """A connection of a health check. Closed when the probe ends, whatever the check does."""
+
+    def send(data: bytes) -> None:
+        """Write these octets."""
+
+    def receive() -> object:
+        """Deferred of the next octets, any number; b"" when the endpoint has ended its side. One at a time."""
+
+    def close() -> None:
+        """Close it now."""
 
 
 class IAccessLog(Interface):

@@ -13,7 +13,7 @@ from typing import TypeVar
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sidecar.config.document import BOOL, MAP, NULL, SEQ, STR, join
-from sidecar.config.short import SHORT_KEYS
+from sidecar.config.short import HEALTH_CHECK_KEYS, SHORT_KEYS
 
 _NodeT = TypeVar("_NodeT", bound=Node)
 
@@ -99,7 +99,7 @@ class Expansion:
         # null means "no admin pages", so it is taken over as it is.
         full["admin"] = next((value for key, value in root.value if key.value == "admin" and id(value) not in self._failed), None)
         full["drain_time"] = self._given(root, "drain_time")
-        full["overload"] = self._given(root, "overload")
+        full["warming_time"] = self._given(root, "warming_time")
         return self._mapping(root, **full)
 
     # -- reading -----------------------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,6 @@ class Expansion:
             timeout=self._given(service, "timeout"),
             idle_timeout=self._given(service, "idle_timeout"),
             retry=self._given(service, "retry"),
-            hedge=self._given(service, "hedge"),
             mirrors=self._given(service, "mirrors"),
         )
         domains = self._given(service, "hosts") or self._texts(name, service_hosts(name.value, self._namespace))
@@ -310,7 +309,20 @@ class Expansion:
             pool=self._given(service, "pool"),
             circuit_breakers=self._given(service, "circuit_breakers"),
             outlier_detection=self._given(service, "outlier_detection"),
+            health_checks=self._health_checks(service),
         )
+
+    def _health_checks(self, service: MappingNode) -> SequenceNode | None:
+        """The short one, then those written out."""
+        short, written = self._given(service, "health_check"), self._given(service, "health_checks")
+        checks: list[Node] = list(written.value) if isinstance(written, SequenceNode) else []
+        if isinstance(short, MappingNode):
+            kind = self._word(short, "type", "http")
+            own = {key: self._given(short, key) for key in HEALTH_CHECK_KEYS.get(kind, ())}
+            plugin = self._plugin(short, "health-check", kind, self._mapping(short, **own))
+            when = {key: self._given(short, key) for key in ("port", "timeout", "interval", "unhealthy_threshold", "healthy_threshold")}
+            checks.insert(0, self._mapping(short, check=plugin, **when))
+        return self._sequence(service, checks) if checks else None
 
     def _upstream_tls(self, name: ScalarNode, service: MappingNode) -> MappingNode:
         identity = self._given(service, "identity")

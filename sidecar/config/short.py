@@ -12,28 +12,32 @@ from sidecar.config.convert import Check, Record
 from sidecar.config.suggest import listing
 from sidecar.model import (
     DRAIN_SECONDS,
+    WARMING_SECONDS,
     Admin,
     Certificate,
     CircuitBreakers,
     Cluster,
     Duration,
     Endpoint,
-    Hedge,
+    HealthCheck,
     Listener,
     Locality,
     Mirror,
     Name,
     OutlierDetection,
-    Overload,
     PluginRef,
     PoolLimits,
     Retry,
     RouteTable,
 )
+from sidecar.model.health import AtLeastOne, Port, Positive
 
 # Kinds under `extensions`, and what becomes of them. The others stand where they are used: `balancer` of a service, `source` of the identity.
 LISTED_KINDS = ("connection-filter", "authenticator", "authorizer", "rate-limiter", "filter", "access-log", "tracer", "span-exporter")
 SHORT_KEYS = {"service", "namespace", "trust_domain", "locality", "identity", "inbound", "outbound", "extensions", "access_log", "tracing"}
+
+# The keys of a short health check that are its plugin's own, by type.
+HEALTH_CHECK_KEYS = {"http": ("path", "host", "expected_statuses"), "grpc": ("service",), "tcp": ()}
 
 Mode = Literal["strict", "permissive", "disabled"]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -64,6 +68,22 @@ class Inbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool: PoolLimits | None = None
 
 
+class HealthCheckShort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A check of the kinds that come along, said shortly: `path`, `host`, `expected_statuses` of `http`, `grpc` with the name of a service ("" for the
+    whole server), or `tcp`."""
+
+    type: Literal["http", "tcp", "grpc"] = "http"
+    path: str | None = None
+    host: str | None = None
+    expected_statuses: tuple[int | str, ...] | None = None
+    service: str | None = None
+    port: Port | None = None
+    timeout: Positive | None = None
+    interval: Positive | None = None
+    unhealthy_threshold: AtLeastOne | None = None
+    healthy_threshold: AtLeastOne | None = None
+
+
 class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service that the application calls. `identity`: the SPIFFE IDs its endpoints may have, by default the one that its name gives in our namespace.
     `hosts`: the names that the application calls it by. `balancer`: the name of a balancer, or one with its configuration.
@@ -81,8 +101,9 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pool: PoolLimits | None = None
     circuit_breakers: CircuitBreakers | None = None
     outlier_detection: OutlierDetection | None = None
+    health_check: HealthCheckShort | None = None
+    health_checks: tuple[HealthCheck, ...] | None = None
     retry: Retry | None = None
-    hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
 
 
@@ -128,7 +149,7 @@ class ShortForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: bool | Literal["off"] | TracingShort = True
     admin: Admin | None = field(default_factory=Admin)
     drain_time: Duration = DRAIN_SECONDS
-    overload: Overload = Overload()
+    warming_time: Duration = WARMING_SECONDS
     listeners: tuple[Listener, ...] = ()
     route_tables: tuple[RouteTable, ...] = ()
     clusters: tuple[Cluster, ...] = ()
@@ -151,6 +172,15 @@ def service(record: Record) -> None:
         record.problem("without `mtls` the service shows no identity", "identity")
 
 
+def health_check(record: Record) -> None:
+    """The keys belong to the type."""
+    kind = record.get("type", "http")
+    for other, keys in HEALTH_CHECK_KEYS.items():
+        for key in keys:
+            if other != kind and record.has(key):
+                record.problem(f"`{key}` is a key of the type {other}, and this is {kind}", key)
+
+
 def use(record: Record) -> None:
     """The kind can be listed, and the side exists."""
     plugin_ref(record)
@@ -169,7 +199,7 @@ def short_form(record: Record) -> None:
         record.problem("nothing is carried; expected inbound, outbound or listeners")
 
 
-SHORT_CHECKS: dict[type, Check] = {**CHECKS, Identity: identity, Service: service, Use: use, ShortForm: short_form}
+SHORT_CHECKS: dict[type, Check] = {**CHECKS, Identity: identity, Service: service, HealthCheckShort: health_check, Use: use, ShortForm: short_form}
 
 # Where plugins stand in the short form (beside `extensions`).
 SHORT_PLACES: dict[tuple[str, str], tuple[str, ...]] = {

@@ -18,12 +18,18 @@ from sidecar.model.endpoints import (
     Endpoint as Endpoint,
     Locality as Locality,
 )
+from sidecar.model.health import (
+    HEALTH_CHECK_CONCURRENCY as HEALTH_CHECK_CONCURRENCY,
+    HEALTH_CHECK_INTERVAL_SECONDS as HEALTH_CHECK_INTERVAL_SECONDS,
+    HEALTH_CHECK_NO_TRAFFIC_SECONDS as HEALTH_CHECK_NO_TRAFFIC_SECONDS,
+    HEALTH_CHECK_TIMEOUT_SECONDS as HEALTH_CHECK_TIMEOUT_SECONDS,
+    WARMING_SECONDS as WARMING_SECONDS,
+    HealthCheck as HealthCheck,
+)
 from sidecar.model.resilience import (
-    RETRY_ATTEMPTS as RETRY_ATTEMPTS,
     Backoff as Backoff,
     CircuitBreakers as CircuitBreakers,
     FailureRate as FailureRate,
-    Hedge as Hedge,
     OutlierDetection as OutlierDetection,
     Retry as Retry,
     RetryBudget as RetryBudget,
@@ -46,7 +52,6 @@ from sidecar.model.scalars import (
     MIRROR_ACTIVE as MIRROR_ACTIVE,
     MIRROR_BUFFER_BYTES as MIRROR_BUFFER_BYTES,
     MIRROR_TIMEOUT_SECONDS as MIRROR_TIMEOUT_SECONDS,
-    OVERLOAD_REFRESH_SECONDS as OVERLOAD_REFRESH_SECONDS,
     PIPELINE_BYTES as PIPELINE_BYTES,
     POOL_CONNECTIONS as POOL_CONNECTIONS,
     POOL_IDLE as POOL_IDLE,
@@ -68,7 +73,7 @@ from sidecar.model.scalars import (
     ValueMatch as ValueMatch,
     Weight as Weight,
 )
-from sidecar.model.traffic import Mirror as Mirror, Overload as Overload, OverloadActions as OverloadActions
+from sidecar.model.traffic import Mirror as Mirror
 
 # -- matching --------------------------------------------------------------------------------------------------------------------------------
 
@@ -182,7 +187,6 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     filters: tuple[FilterOverride, ...] = ()
     hash_policy: tuple[HashPolicy, ...] = ()
     retry: Retry | None = None
-    hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
     origin: Origin = ""
 
@@ -370,6 +374,7 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     circuit_breakers: CircuitBreakers | None = None
     outlier_detection: OutlierDetection | None = None
     healthy_panic_threshold: Percent = 50
+    health_checks: tuple[HealthCheck, ...] = ()
     head_bytes: Size = HEAD_BYTES
     head_fields: Count = HEAD_FIELDS
     watermark_bytes: Size = WATERMARK_BYTES
@@ -412,5 +417,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     certificates: tuple[Certificate, ...] = ()
     admin: Admin | None = field(default_factory=Admin)
     drain_time: Duration = DRAIN_SECONDS
-    overload: Overload = Overload()
+    warming_time: Duration = WARMING_SECONDS
     origin: Origin = ""

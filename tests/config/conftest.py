@@ -56,6 +56,22 @@ class ApiKey:
         labels: dict[str, int] = {}
 
 
+class Page:
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        path: str = "/"
+        host: str | None = None
+        expected_statuses: tuple[int | str, ...] = (200,)
+
+        def __post_init__(self) -> None:
+            if not self.path.startswith("/"):
+                raise ValueError("a path begins with '/'")
+
+
+class Served:
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        service: str = ""
+
+
 CLASSES: dict[tuple[str, str], type] = {
     ("connection-filter", "address-list"): Nothing,
     ("authenticator", "mtls"): Nothing,
@@ -68,6 +84,9 @@ CLASSES: dict[tuple[str, str], type] = {
     ("access-log", "json"): Lines,
     ("balancer", "round-robin"): Nothing,
     ("certificate-source", "pem-files"): Files,
+    ("health-check", "http"): Page,
+    ("health-check", "tcp"): Nothing,
+    ("health-check", "grpc"): Served,
 }
 
 
