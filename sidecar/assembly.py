@@ -30,14 +30,13 @@ from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.extension import KINDS
 from sidecar.facts import ConnectionFacts
 from sidecar.headers import Headers
-from sidecar.http2 import H2Side, downstream_tls, register_h2_metrics, upstream_tls
+from sidecar.health_checks import HealthChecks
+from sidecar.http2 import H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
-from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
-from sidecar.policy.conditions import conditions_of
 from sidecar.policy.descriptors import compile_descriptors
 from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
@@ -58,7 +57,6 @@ from sidecar.telemetry.metrics import Registry
 from sidecar.transport.connector import connect
 from sidecar.transport.port import listen
 from sidecar.transport.wheel import TimerWheel
-from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.pool import Connector
 from sidecar.verdicts import BodyMode
 
@@ -93,7 +91,8 @@ class Sidecar:
         self.admin: AdminServer | None = None
         self.state = "starting"
         self.started_at = reactor.seconds()
-        self.overload = OverloadWatch(config.overload, reactor, self.https, self.listeners, self.registry, lambda: self.state == "draining")
+        self.health = HealthChecks(reactor, self.wheel.timer, self._plugin, self._context)
+        self.health.register_metrics(self.registry)
         register_runtime_metrics(self)
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_chains, "downstream", "chain")
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_clusters, "upstream", "cluster")
@@ -122,11 +121,11 @@ class Sidecar:
                 except Exception as error:
                     _log.debug("{kind} {name} could not start: {failure}", kind=kind, name=name, failure=Failure())
                     raise ConfigError([_problem(origin, f"{kind} {name} could not start: {error or type(error).__name__}")]) from error
+        await self.health.start(self.config.warming_time)
         if self.state != "starting":
             # Told to stop in the meantime: nothing may open any more.
             return
         self.keyring.watch()
-        self.overload.start(listeners)
         for runtime in listeners:
             runtime.start()
             self.listeners.append(runtime)
@@ -145,6 +144,7 @@ class Sidecar:
             if timer.active():
                 timer.cancel()
         self.abort()
+        self.health.stop()
         for connector in self.connectors.values():
             connector.stop()
         # Aborted connections end in the next turn, and with them their exchanges: plugins and logs see those before they are stopped.
@@ -153,7 +153,6 @@ class Sidecar:
                 break
             await deferLater(self.reactor, 0, lambda: None)
         self.keyring.stop()
-        self.overload.stop()
         for plugin in reversed(self._started):
             try:
                 await maybeDeferred(plugin.stop)
@@ -234,7 +233,7 @@ class Sidecar:
         else:
             assert chain.tcp is not None
             make = partial(TCPServerConnection, self.connectors[chain.tcp.cluster], chain.tcp.idle_timeout, self.wheel, self.reactor.seconds)
-        return ChainRuntime(name, security, make, chain.http is not None)
+        return ChainRuntime(name, security, make)
 
     def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:
         return listen(self.reactor, address, build, backlog=backlog)
@@ -278,16 +277,15 @@ class Sidecar:
         caller = http.caller(facts)
         begin = partial(Exchange, http, caller)
         scheme = b"http" if facts.tls is None else b"https"
-        limits = settings.limits if not facts.over_limit else refused_limits(settings.limits)
 
         def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
             return refuse_unread(http, caller, connection, error, now)
 
         def make_h1(closed: Callable[[Any], None]) -> H1ServerConnection:
-            return H1ServerConnection(http, limits, begin, refuse, closed, scheme, settings.half_close == "answer")
+            return H1ServerConnection(http, settings.limits, begin, refuse, closed, scheme, settings.half_close == "answer")
 
         def make_h2(closed: Callable[[Any], None]) -> H2ServerConnection:
-            connection = H2ServerConnection(http, limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
+            connection = H2ServerConnection(http, settings.limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
             h2.count(connection)
             return connection
 
@@ -317,7 +315,7 @@ class Sidecar:
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
-        runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry, name)
+        runtime.retry = None if route.retry is None else RetryRules(route.retry)
         if route.mirrors:
             runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
@@ -337,12 +335,6 @@ class Sidecar:
     def _mirror(self, mirror: model.Mirror) -> MirrorRuntime:
         stats = self.mirrors.setdefault(mirror.cluster, MirrorStats())
         return MirrorRuntime(mirror, self.connectors[mirror.cluster], stats, self.reactor.seconds, self.wheel)
-
-    def _retry_rules(self, route: model.Route, retry: model.Retry, name: str) -> RetryRules:
-        """The limits, and the policy in use: the one that is named, else the built-in one with the conditions that stand beside the limits."""
-        ref = retry.policy or PluginRef(kind="retry-policy", name="conditions", config=conditions_of(retry))
-        policy, account = self._plugin(ref, f"{name} route {route.name}")
-        return RetryRules(retry, Step(policy.decide, account, 0), policy.statuses, route.hedge)
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
         """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at
@@ -385,6 +377,10 @@ class Sidecar:
             self._plugins[(*key[:2], key[2] if ref.origin else f"{where}#{len(self._plugins)}")] = pair
         return pair
 
+    def _context(self, name: str) -> PluginContext:
+        names = frozenset(each.name for each in self.config.clusters)
+        return PluginContext(name, self.reactor, self.config.node, self.registry, self._http_connector, names)
+
     def _http_connector(self, cluster: str) -> Connector:
         connector = self.connectors.get(cluster)
         if connector is None:
@@ -404,16 +400,12 @@ class Sidecar:
             except ValueError as error:
                 raise ConfigError([_problem(cluster.origin, str(error))]) from None
             security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "")
-        dial = partial(self._dial, cluster)
         later = partial(self.reactor.callLater, 0)
-        connector = Connector(cluster, balancer, dial, self.reactor.seconds, self.wheel.timer, security, later)
-        if cluster.protocol == "h2" or (cluster.protocol == "auto" and security is not None):
-            h2 = H2Side(cluster.http2, cluster.head_bytes, cluster.head_fields)
+        connector = Connector(cluster, balancer, partial(self._dial, cluster), self.reactor.seconds, self.wheel.timer, security, later)
+        h2 = multiplex(connector, cluster, self.reactor, self.wheel.timer)
+        if h2 is not None:
             self.h2_clusters.append((cluster.name, h2))
-            is_negotiated = cluster.protocol == "auto"
-            connector.multiplexer = Multiplexer(
-                connector, cluster.http2, h2.limits, self.reactor.seconds, self.wheel.timer, later, is_negotiated, h2.count
-            )
+        self.health.add(cluster, connector, security, lambda cluster: partial(self._dial, cluster))
         return connector
 
     def _dial(self, cluster: model.Cluster, address: Address, protocol: Any, tls: Any) -> Any:

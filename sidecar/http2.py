@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,6 +11,8 @@ import msgspec
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.h2.receiving import COUNTERS
 from sidecar.model import Cluster, DownstreamTLS, FilterChain, HTTP2Options, UpstreamTLS
+from sidecar.upstream.multiplex import Multiplexer
+from sidecar.upstream.pool import Connector
 
 # What is offered by ALPN, in our order of preference (RFC 7301), for each choice of protocol.
 ALPN = {"auto": ("h2", "http/1.1"), "h1": ("http/1.1",), "h2": ("h2",)}
@@ -64,3 +67,14 @@ def register_h2_metrics(add: Callable[..., None], sides: Callable[[], list[tuple
             return {(key,): float(each.counters[name]) for key, each in sides()}
 
         add(f"sidecar_{side}_h2_{name}_total", f"HTTP/2: {name.replace('_', ' ')}.", read, (label,), type="counter")
+
+
+def multiplex(connector: Connector, cluster: Cluster, reactor: Any, timer: Callable[[Callable[[], object]], Any]) -> H2Side | None:
+    """Let the connector speak HTTP/2 where its cluster does; what its connections then have in common."""
+    if cluster.protocol != "h2" and not (cluster.protocol == "auto" and connector.is_secure):
+        return None
+    h2 = H2Side(cluster.http2, cluster.head_bytes, cluster.head_fields)
+    is_negotiated = cluster.protocol == "auto"
+    later = partial(reactor.callLater, 0)
+    connector.multiplexer = Multiplexer(connector, cluster.http2, h2.limits, reactor.seconds, timer, later, is_negotiated, h2.count)
+    return h2

@@ -41,8 +41,8 @@ BUILT_IN = {
     "certificate-source": ["pem-files"],
     "connection-filter": ["address-list"],
     "filter": ["adaptive-concurrency", "fault", "grpc-web", "headers"],
+    "health-check": ["grpc", "http", "tcp"],
     "rate-limiter": ["token-bucket"],
-    "retry-policy": ["conditions"],
     "span-exporter": ["json"],
     "tracer": ["w3c"],
 }

@@ -74,11 +74,6 @@ class Connector:
             "evicted": 0,
             "retries": 0,
             "retries_denied": 0,
-            "retries_exhausted": 0,
-            "retries_succeeded": 0,
-            "per_try_timeouts": 0,
-            "hedges": 0,
-            "hedges_won": 0,
         }
         # Those that have connections; far fewer than there may be endpoints.
         self.open_pools: dict[EndpointPool, None] = {}
@@ -90,6 +85,7 @@ class Connector:
         self._sweep_armed = False
         self._stopped = False
         self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
+        self.checks: Any = None  # `probing.ClusterChecks` of a cluster with active health checks
         # Asked and told by exchanges; None without limits on requests.
         self.circuit = None if cluster.circuit_breakers is None else Circuit(cluster.circuit_breakers, seconds())
         self.members = Members(cluster, balancer, seconds, timer, later, self._retire)
@@ -229,6 +225,9 @@ class Connector:
             self.counters["no_endpoint"] += 1
             side.unavailable(NoHealthyEndpoint(self.members.why_none()))
             return None
+        return self._dial_to(pool, side)
+
+    def _dial_to(self, pool: EndpointPool, side: Any) -> RawConnection:
         raw = RawConnection(self, pool, side)
         self.counters["connections_opened"] += 1
         tls = None if self._security is None else self._security.client_tls(pool.address)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def snapshot(connector: Connector) -> dict[str, Any]:
     """The whole cluster, as what JSON can hold."""
-    members, watch, circuit = connector.members, connector.watch, connector.circuit
+    members, watch, circuit, checks = connector.members, connector.watch, connector.circuit, connector.checks
     return {
         "name": connector.name,
         "connections": connector.connections,
@@ -21,7 +21,14 @@ def snapshot(connector: Connector) -> dict[str, Any]:
         **({} if circuit is None else circuit.snapshot()),
         "ejections": 0 if watch is None else watch.ejections,
         "panicking": members.is_panicking,
-        "endpoints": [{**_endpoint(pool), **({} if watch is None else watch.snapshot(pool))} for pool in members.pools],
+        "endpoints": [
+            {
+                **_endpoint(pool),
+                **({} if watch is None else watch.snapshot(pool)),
+                **({} if checks is None else {"health_checks": checks.snapshot(pool)}),
+            }
+            for pool in members.pools
+        ],
         "draining": [_endpoint(pool) for pool in members.retired.values()],
     }
 

@@ -122,9 +122,21 @@ round_robin = Extension(
     target="sidecar.cluster.round_robin.RoundRobin",
     summary="takes the endpoints in turn, by weight",
 )
-conditions = Extension(
-    kind="retry-policy",
-    name="conditions",
-    target="sidecar.policy.conditions.Conditions",
-    summary="Envoy's retry_on: errors, statuses, header fields and gRPC statuses that are worth another attempt",
+http_check = Extension(
+    kind="health-check",
+    name="http",
+    target="sidecar.filters.http_check.HTTPCheck",
+    summary="asks for a path and looks at status and body",
+)
+tcp_check = Extension(
+    kind="health-check",
+    name="tcp",
+    target="sidecar.filters.tcp_check.TCPCheck",
+    summary="connects, and may send octets and wait for others",
+)
+grpc_check = Extension(
+    kind="health-check",
+    name="grpc",
+    target="sidecar.filters.grpc_check.GRPCCheck",
+    summary="asks grpc.health.v1.Health/Check",
 )
