@@ -36,7 +36,9 @@ from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
+from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
+from sidecar.policy.conditions import conditions_of
 from sidecar.policy.descriptors import compile_descriptors
 from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
@@ -91,6 +93,7 @@ class Sidecar:
         self.admin: AdminServer | None = None
         self.state = "starting"
         self.started_at = reactor.seconds()
+        self.overload = OverloadWatch(config.overload, reactor, self.https, self.listeners, self.registry, lambda: self.state == "draining")
         self.health = HealthChecks(reactor, self.wheel.timer, self._plugin, self._context)
         self.health.register_metrics(self.registry)
         register_runtime_metrics(self)
@@ -126,6 +129,7 @@ class Sidecar:
             # Told to stop in the meantime: nothing may open any more.
             return
         self.keyring.watch()
+        self.overload.start(listeners)
         for runtime in listeners:
             runtime.start()
             self.listeners.append(runtime)
@@ -153,6 +157,7 @@ class Sidecar:
                 break
             await deferLater(self.reactor, 0, lambda: None)
         self.keyring.stop()
+        self.overload.stop()
         for plugin in reversed(self._started):
             try:
                 await maybeDeferred(plugin.stop)
@@ -233,7 +238,7 @@ class Sidecar:
         else:
             assert chain.tcp is not None
             make = partial(TCPServerConnection, self.connectors[chain.tcp.cluster], chain.tcp.idle_timeout, self.wheel, self.reactor.seconds)
-        return ChainRuntime(name, security, make)
+        return ChainRuntime(name, security, make, chain.http is not None)
 
     def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:
         return listen(self.reactor, address, build, backlog=backlog)
@@ -277,15 +282,16 @@ class Sidecar:
         caller = http.caller(facts)
         begin = partial(Exchange, http, caller)
         scheme = b"http" if facts.tls is None else b"https"
+        limits = settings.limits if not facts.over_limit else refused_limits(settings.limits)
 
         def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
             return refuse_unread(http, caller, connection, error, now)
 
         def make_h1(closed: Callable[[Any], None]) -> H1ServerConnection:
-            return H1ServerConnection(http, settings.limits, begin, refuse, closed, scheme, settings.half_close == "answer")
+            return H1ServerConnection(http, limits, begin, refuse, closed, scheme, settings.half_close == "answer")
 
         def make_h2(closed: Callable[[Any], None]) -> H2ServerConnection:
-            connection = H2ServerConnection(http, settings.limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
+            connection = H2ServerConnection(http, limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
             h2.count(connection)
             return connection
 
@@ -315,7 +321,7 @@ class Sidecar:
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
         runtime.hash_key = compile_hash_policies(route.hash_policy)
-        runtime.retry = None if route.retry is None else RetryRules(route.retry)
+        runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry, name)
         if route.mirrors:
             runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
@@ -335,6 +341,12 @@ class Sidecar:
     def _mirror(self, mirror: model.Mirror) -> MirrorRuntime:
         stats = self.mirrors.setdefault(mirror.cluster, MirrorStats())
         return MirrorRuntime(mirror, self.connectors[mirror.cluster], stats, self.reactor.seconds, self.wheel)
+
+    def _retry_rules(self, route: model.Route, retry: model.Retry, name: str) -> RetryRules:
+        """The limits, and the policy in use: the one that is named, else the built-in one with the conditions that stand beside the limits."""
+        ref = retry.policy or PluginRef(kind="retry-policy", name="conditions", config=conditions_of(retry))
+        policy, account = self._plugin(ref, f"{name} route {route.name}")
+        return RetryRules(retry, Step(policy.decide, account, 0), policy.statuses, route.hedge)
 
     def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
         """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at

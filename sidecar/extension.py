@@ -27,6 +27,7 @@ KINDS = {
     "span-exporter": "where spans go",
     "access-log": "where records of exchanges go",
     "balancer": "which endpoint?",
+    "retry-policy": "is a failed attempt worth another one?",
     "health-check": "is this endpoint well?",
     "certificate-source": "where identity comes from",
 }

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import attrs
 
 from sidecar.address import Address
+from sidecar.errors import SidecarError
+from sidecar.headers import Headers
+from sidecar.message import RequestHead
 
 
 @attrs.frozen
@@ -31,7 +34,7 @@ class TLSFacts:
 @attrs.frozen
 class ConnectionFacts:
     """One accepted connection. `number` counts from 1 in this process. `original_destination`: where the client meant to go before a redirection, else None.
-    `tls` is None on a cleartext connection (and before the handshake). `server_name` and `application_protocols` are what sniffing saw before TLS."""
+    `tls` is None on a cleartext connection (and before the handshake). `server_name` and `application_protocols` are what sniffing saw before TLS. `over_limit`: it may only be told that there are too many."""
 
     number: int
     listener: str
@@ -42,6 +45,7 @@ class ConnectionFacts:
     tls: TLSFacts | None = None
     server_name: str = ""
     application_protocols: tuple[str, ...] = ()
+    over_limit: bool = False
 
 
 @attrs.frozen
@@ -51,3 +55,22 @@ class Principal:
     name: str
     method: str = ""
     claims: Mapping[str, object] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class AttemptFacts:
+    """How one attempt at a request ended. `number` counts from 1. `error` is set when it failed; else `status` and `headers` are the answer's. `trailers`: those of an answer that has nothing else
+    (gRPC's Trailers-Only). `grpc_status`: what they or the headers say, None without. `was_sent`: something of the request was given to a connection. `endpoint`: whom it went to, "" when nobody.
+    `elapsed`: seconds since the request came in; `remaining`: until the route's timeout, None without one."""
+
+    number: int
+    request: RequestHead
+    endpoint: str
+    error: SidecarError | None
+    status: int
+    headers: Headers | None
+    trailers: Headers | None
+    grpc_status: int | None
+    was_sent: bool
+    elapsed: float
+    remaining: float | None

@@ -219,6 +219,19 @@ class IOutcomeObserver(Interface):
         seconds until then. Must be quick."""
 
 
+class IRetryPolicy(Interface):
+    """Kind `retry-policy`: is what an attempt ended with worth another one? One instance for each route that names it. Synchronous.
+
+    It decides about that alone. Whether the request may be sent twice, how often, the budget, circuit limits, timeouts and the kept body stay with the exchange, which asks after a yes
+    whether they allow it: no answer of a policy gets around them. One that raises has said no; it is counted and logged."""
+
+    statuses = Attribute("container of int: the answers that `decide` wants to see (`range(100, 600)`: all of them); looked up for each answer, so a set or a range")
+
+    def decide(attempt: Any) -> object:
+        """Called when an attempt ended with an error, or was answered with a final head whose status is in `statuses`, and nothing of it went to the client. `attempt`: `AttemptFacts`, not to
+        be kept. `TryAgain` (perhaps with seconds to wait), `GiveUp` (with the reason, for the record), or None: it is not worth it."""
+
+
 class IHealthCheck(Interface):
     """Kind `health-check`: is this endpoint well? One instance for each check of each cluster."""
 

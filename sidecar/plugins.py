@@ -57,6 +57,7 @@ PROMISES: dict[str, tuple[InterfaceClass, ...]] = {
     "span-exporter": (interfaces.ISpanExporter,),
     "access-log": (interfaces.IAccessLog,),
     "balancer": (interfaces.IBalancer,),
+    "retry-policy": (interfaces.IRetryPolicy,),
     "health-check": (interfaces.IHealthCheck,),
     "certificate-source": (interfaces.ICertificateSource,),
 }

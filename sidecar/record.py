@@ -5,12 +5,22 @@ from __future__ import annotations
 import msgspec
 
 
+class Try(msgspec.Struct, gc=False):
+    """One attempt of several. `outcome`: "status 503", an error's code, or "given up" when another one was quicker. `ms`: milliseconds from its begin to that. `why`: why it was not the last
+    one, "" for the last."""
+
+    endpoint: str
+    outcome: str
+    ms: float
+    why: str = ""
+
+
 class ExchangeRecord(msgspec.Struct, gc=False):
     """One exchange, whole. Times: `started` is POSIX seconds, the rest are milliseconds since then (None: did not happen). Sizes are body octets.
 
     `flags`: Envoy's response flags, comma-separated, "" when all went well. `code`: our stable error code, "" likewise. `detail`: one sentence.
     `notes`: the decision record, (who, what) pairs in the order in which things were decided. `grpc_status` (None: no call of gRPC) and the messages of both
-    directions are gRPC's.
+    directions are gRPC's. `tries`: the attempts, when there were several.
     """
 
     started: float
@@ -45,3 +55,4 @@ class ExchangeRecord(msgspec.Struct, gc=False):
     grpc_status: int | None = None
     request_messages: int = 0
     response_messages: int = 0
+    tries: list[Try] = []

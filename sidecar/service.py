@@ -20,6 +20,7 @@ from twisted.python.logfile import LogFile
 from sidecar.assembly import Sidecar
 from sidecar.errors import SidecarError
 from sidecar.model import Config
+from sidecar.overload import return_memory
 from sidecar.plugins import Finder
 
 _log = Logger(namespace="sidecar")
@@ -77,7 +78,7 @@ class SidecarService(Service):
         self.sidecar = Sidecar(self._config, self._reactor, self._finder)
         await self.sidecar.start()
         gc.collect()
-        _return_memory()
+        return_memory()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
 
@@ -115,16 +116,6 @@ class SidecarService(Service):
 
     def __repr__(self) -> str:
         return f"<SidecarService {self.sidecar!r}>"
-
-
-def _return_memory() -> None:
-    """Give back to the system what only the start needed (glibc keeps it otherwise: a few MiB of parsed configuration)."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).malloc_trim(0)
-    except (ImportError, OSError, AttributeError):
-        pass  # another C library: nothing to trim
 
 
 def _exit_with_failure() -> None:

@@ -86,6 +86,21 @@ class Limited:
 
 
 @attrs.frozen
+class TryAgain:
+    """The retry policy wants another attempt. `reason`: what it met, for the record. `after_seconds`: how long to wait; None for the route's backoff (or the answer's Retry-After)."""
+
+    reason: str = ""
+    after_seconds: float | None = None
+
+
+@attrs.frozen
+class GiveUp:
+    """The retry policy wants no other attempt, and `reason` says why, for the record."""
+
+    reason: str = ""
+
+
+@attrs.frozen
 class Unwell:
     """The health check says that the endpoint is not well. `reason`: a few words for `/clusters` and the log. `at_once`: the endpoint itself says so, thresholds need not be waited for."""
 

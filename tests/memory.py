@@ -15,8 +15,10 @@ from sidecar.address import Address
 from sidecar.downstream.h1 import H1ServerConnection
 from sidecar.facts import ConnectionFacts, TLSFacts
 from sidecar.interfaces import IAccessLog, IBalancer, IExchangeDone
-from sidecar.model import Cluster, Endpoint, HTTPLimits, HTTPManager, PoolLimits, RouteTable
+from sidecar.model import Cluster, Endpoint, Hedge, HTTPLimits, HTTPManager, PoolLimits, Retry, RouteTable
+from sidecar.policy.conditions import Conditions, conditions_of
 from sidecar.policy.descriptors import compile_descriptors
+from sidecar.policy.retry import RetryRules
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.route import RouteRuntime
@@ -231,6 +233,13 @@ class Attempt:
 def facts(tls: TLSFacts | None = None) -> ConnectionFacts:
     """An accepted connection."""
     return ConnectionFacts(1, "in", "inbound", Address("192.0.2.1", 50000), Address("192.0.2.9", 15006), tls=tls)
+
+
+def retry_rules(hedge: Hedge | None = None, policy: Any = None, **settings: Any) -> RetryRules:
+    """A route's `retry`, with the built-in policy or another one."""
+    retry = Retry(**settings)
+    policy = policy or Conditions(conditions_of(retry))
+    return RetryRules(retry, Step(policy.decide, Account("retry-policy", type(policy).__name__), 0), policy.statuses, hedge)
 
 
 class World:

@@ -43,6 +43,7 @@ BUILT_IN = {
     "filter": ["adaptive-concurrency", "fault", "grpc-web", "headers"],
     "health-check": ["grpc", "http", "tcp"],
     "rate-limiter": ["token-bucket"],
+    "retry-policy": ["conditions"],
     "span-exporter": ["json"],
     "tracer": ["w3c"],
 }

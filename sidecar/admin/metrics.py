@@ -7,6 +7,8 @@ import resource
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sidecar.admin.retry_metrics import register_retry_metrics
+
 Numbers = Mapping[tuple[str, ...], float]
 
 
@@ -36,6 +38,7 @@ def register_runtime_metrics(sidecar: Any) -> None:
     )
     _register_tunnels(sidecar, add)
     _register_clusters(sidecar, add)
+    register_retry_metrics(add, lambda: sidecar.connectors)
     _register_mirrors(sidecar, add)
     _register_plugins(sidecar, add)
     add(

@@ -20,6 +20,7 @@ def make_pages(sidecar: Any) -> dict[bytes, Page]:
         ),
         b"/listeners": Page(lambda query: Answer.json(_listeners(sidecar)), "listeners, connections, counters"),
         b"/certs": Page(lambda query: Answer.json(sidecar.keyring.snapshot()), "certificates in use, validity, refused replacements"),
+        b"/overload": Page(lambda query: Answer.json(sidecar.overload.snapshot()), "memory, event loop lag, limits of the process, what is refused"),
         b"/server_info": Page(lambda query: Answer.json(_server_info(sidecar)), "version, state, uptime, who this sidecar is"),
         b"/stats/prometheus": Page(
             lambda query: Answer(sidecar.registry.text(), b"text/plain; version=0.0.4; charset=utf-8"), "metrics in Prometheus' text format"

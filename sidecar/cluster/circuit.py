@@ -81,6 +81,21 @@ class Circuit:
         if count >= rate.minimum_requests and 100.0 * self.failed >= rate.failure_percent * count:
             self._open(now, f"{self.failed} of {count} requests failed")
 
+    def enter_beside(self) -> str:
+        """May a request that was let in have one more attempt beside its own? "" when it may; then `leave_beside` follows."""
+        settings = self._settings
+        if self.state is not CLOSED:
+            return self._opened_sentence
+        if settings.max_requests and self.running >= settings.max_requests:
+            self.refused += 1
+            return f"{self.running} requests run already (circuit_breakers.max_requests)"
+        self.running += 1
+        return ""
+
+    def leave_beside(self) -> None:
+        """Such an attempt is over; how it ended is told by the request's end."""
+        self.running -= 1
+
     def _open(self, now: float, why: str) -> None:
         self._become(OPEN, now)
         self.opened += 1

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable
 
 from sidecar.config.convert import Check, Record
+from sidecar.config.retry_checks import RETRY_CHECKS, route_retry
 from sidecar.config.suggest import did_you_mean, listing
 from sidecar.extension import KINDS
 from sidecar.headers import field
 from sidecar.model import (
-    Backoff,
     ChainMatch,
     Cluster,
     DirectResponse,
@@ -31,7 +31,6 @@ from sidecar.model import (
     Node,
     PluginRef,
     Redirect,
-    Retry,
     Rewrite,
     Route,
     RouteMatch,
@@ -60,6 +59,7 @@ PLACES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Tracing", "tracer"): ("tracer",),
     ("Tracing", "exporters"): ("span-exporter",),
     ("Cluster", "balancer"): ("balancer",),
+    ("Retry", "policy"): ("retry-policy",),
     ("HealthCheck", "check"): ("health-check",),
     ("Certificate", "source"): ("certificate-source",),
     ("Route", "filters"): ("authenticator", "authorizer", "rate-limiter", "filter"),
@@ -271,20 +271,6 @@ def direct_response(record: Record) -> None:
         _field("content-type", content_type, lambda message: record.problem(message, "content_type"))
 
 
-def retry(record: Record) -> None:
-    """Something can be met, and header names are names."""
-    if record.get("on") == () and not record.has("retriable_statuses"):
-        record.problem("nothing would be retried; expected a condition, or `retriable_statuses`", "on")
-    _each(record, "idempotency_headers", lambda text: "" if _TOKEN.fullmatch(text) else f"not a field name: {text!r}")
-
-
-def backoff(record: Record) -> None:
-    """The bounds do not cross."""
-    base, most = record.get("base", Backoff().base), record.get("max", Backoff().max)
-    if base > most:
-        record.problem(f"expected at least `base` ({base:g} s), got {most:g} s", "max" if record.has("max") else "base")
-
-
 def hash_policy(record: Record) -> None:
     """Names are names, what belongs to a cookie stands beside one, and the switch is on."""
     for key in ("header", "cookie"):
@@ -314,9 +300,10 @@ def route(record: Record) -> None:
             if value is not None and value.prefix is not None:
                 record.problem("`prefix` replaces what the route's path or prefix matched, but this route matches by `regex`; rewrite by regex", key)
     if record.has("redirect") or record.has("direct_response"):
-        for key in ("rewrite", "request_headers", "retry", "hash_policy", "mirrors"):
+        for key in ("rewrite", "request_headers", "retry", "hedge", "hash_policy", "mirrors"):
             if record.has(key):
                 record.problem(f"`{key}` works on a request that is sent on; this route answers by itself", key)
+    route_retry(record)
 
 
 def virtual_host(record: Record) -> None:
@@ -463,8 +450,7 @@ _OWN: dict[type, Check] = {
     Redirect: redirect,
     DirectResponse: direct_response,
     HashPolicy: hash_policy,
-    Retry: retry,
-    Backoff: backoff,
+    **RETRY_CHECKS,
     Route: route,
     VirtualHost: virtual_host,
     DownstreamTLS: downstream_tls,

@@ -99,6 +99,7 @@ class Expansion:
         # null means "no admin pages", so it is taken over as it is.
         full["admin"] = next((value for key, value in root.value if key.value == "admin" and id(value) not in self._failed), None)
         full["drain_time"] = self._given(root, "drain_time")
+        full["overload"] = self._given(root, "overload")
         full["warming_time"] = self._given(root, "warming_time")
         return self._mapping(root, **full)
 
@@ -284,6 +285,7 @@ class Expansion:
             timeout=self._given(service, "timeout"),
             idle_timeout=self._given(service, "idle_timeout"),
             retry=self._given(service, "retry"),
+            hedge=self._given(service, "hedge"),
             mirrors=self._given(service, "mirrors"),
         )
         domains = self._given(service, "hosts") or self._texts(name, service_hosts(name.value, self._namespace))

@@ -20,11 +20,13 @@ from sidecar.model import (
     Duration,
     Endpoint,
     HealthCheck,
+    Hedge,
     Listener,
     Locality,
     Mirror,
     Name,
     OutlierDetection,
+    Overload,
     PluginRef,
     PoolLimits,
     Retry,
@@ -104,6 +106,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     health_check: HealthCheckShort | None = None
     health_checks: tuple[HealthCheck, ...] | None = None
     retry: Retry | None = None
+    hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
 
 
@@ -149,6 +152,7 @@ class ShortForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: bool | Literal["off"] | TracingShort = True
     admin: Admin | None = field(default_factory=Admin)
     drain_time: Duration = DRAIN_SECONDS
+    overload: Overload = Overload()
     warming_time: Duration = WARMING_SECONDS
     listeners: tuple[Listener, ...] = ()
     route_tables: tuple[RouteTable, ...] = ()

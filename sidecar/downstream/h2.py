@@ -152,7 +152,7 @@ class H2ServerConnection:
             stream.exchange = exchange = self._begin(stream, head, now)
             exchange.start()
         limit = self.limits.requests_per_connection
-        if limit and self.requests >= limit and self._drain_state == OPEN:
+        if (self.runtime.draining or (limit and self.requests >= limit)) and self._drain_state == OPEN:
             self._announce()
 
     def _start_tunnel(self, stream: H2ServerStream, head: RequestHead, now: float) -> None:

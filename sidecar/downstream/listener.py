@@ -46,6 +46,8 @@ class ChainRuntime:
     name: str
     security: DownstreamSecurity | None
     make_protocol: Callable[[ConnectionFacts, Callable[[Any], None]], Any]
+    # Can it tell in words why a connection is refused?
+    speaks_http: bool = False
 
 
 class ListenerRuntime:
@@ -74,6 +76,8 @@ class ListenerRuntime:
         self.seconds = seconds
         self.next_number = next_number
         self.port: Any = None
+        # `overload.Gate` where the connections of the whole process are limited.
+        self.gate: Any = None
         self.protocols: set[Any] = set()
         self.counters = {
             "accepted": 0,
@@ -108,7 +112,12 @@ class ListenerRuntime:
         if len(self.protocols) >= self.listener.max_connections:
             counters["over_limit"] += 1
             return None
-        acceptance = Acceptance(self)
+        places = 1 if self.gate is None else self.gate.places()
+        if places <= 0:
+            counters["over_limit"] += 1
+            if places < 0:
+                return None
+        acceptance = Acceptance(self, places == 0)
         self.protocols.add(acceptance)
         return acceptance
 
@@ -152,10 +161,11 @@ class ListenerRuntime:
 class Acceptance:
     """A connection before it has a chain: filters, first bytes, handshake. Then it is replaced by the chain's protocol and gone."""
 
-    __slots__ = ("_chain", "_done", "_handshaking", "_sniffed", "_timer", "_waiting", "facts", "listener", "transport")
+    __slots__ = ("_chain", "_done", "_handshaking", "_over_limit", "_sniffed", "_timer", "_waiting", "facts", "listener", "transport")
 
-    def __init__(self, listener: ListenerRuntime) -> None:
+    def __init__(self, listener: ListenerRuntime, over_limit: bool = False) -> None:
         self.listener = listener
+        self._over_limit = over_limit
         self.transport: Any = None
         self.facts: Any = None
         self._chain: Any = None
@@ -176,6 +186,7 @@ class Acceptance:
             peer=transport.peer,
             local=transport.local,
             original_destination=original_destination(transport.socket) if listener.matches_destinations else None,
+            over_limit=self._over_limit,
         )
         self._timer = listener.wheel.timer(self._timed_out)
         if listener.accept_filters:
@@ -331,6 +342,9 @@ class Acceptance:
         _log.warn("{listener}: {sentence}", listener=listener.name, sentence=sentence)
 
     def _hand_over(self) -> None:
+        if self._over_limit and not self._chain.speaks_http:
+            self._close()
+            return
         self._done = True
         self._timer.close()
         listener = self.listener

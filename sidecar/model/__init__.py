@@ -27,9 +27,11 @@ from sidecar.model.health import (
     HealthCheck as HealthCheck,
 )
 from sidecar.model.resilience import (
+    RETRY_ATTEMPTS as RETRY_ATTEMPTS,
     Backoff as Backoff,
     CircuitBreakers as CircuitBreakers,
     FailureRate as FailureRate,
+    Hedge as Hedge,
     OutlierDetection as OutlierDetection,
     Retry as Retry,
     RetryBudget as RetryBudget,
@@ -52,6 +54,7 @@ from sidecar.model.scalars import (
     MIRROR_ACTIVE as MIRROR_ACTIVE,
     MIRROR_BUFFER_BYTES as MIRROR_BUFFER_BYTES,
     MIRROR_TIMEOUT_SECONDS as MIRROR_TIMEOUT_SECONDS,
+    OVERLOAD_REFRESH_SECONDS as OVERLOAD_REFRESH_SECONDS,
     PIPELINE_BYTES as PIPELINE_BYTES,
     POOL_CONNECTIONS as POOL_CONNECTIONS,
     POOL_IDLE as POOL_IDLE,
@@ -73,7 +76,7 @@ from sidecar.model.scalars import (
     ValueMatch as ValueMatch,
     Weight as Weight,
 )
-from sidecar.model.traffic import Mirror as Mirror
+from sidecar.model.traffic import Mirror as Mirror, Overload as Overload, OverloadActions as OverloadActions
 
 # -- matching --------------------------------------------------------------------------------------------------------------------------------
 
@@ -187,6 +190,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     filters: tuple[FilterOverride, ...] = ()
     hash_policy: tuple[HashPolicy, ...] = ()
     retry: Retry | None = None
+    hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
     origin: Origin = ""
 
@@ -417,5 +421,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     certificates: tuple[Certificate, ...] = ()
     admin: Admin | None = field(default_factory=Admin)
     drain_time: Duration = DRAIN_SECONDS
+    overload: Overload = Overload()
     warming_time: Duration = WARMING_SECONDS
     origin: Origin = ""

@@ -6,9 +6,28 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sidecar.model.scalars import Count, Duration, Percent, Size
+from sidecar.model.scalars import Count, Duration, Percent, PluginRef, Size, ValueMatch
 
-RetryOn = Literal["connect-failure", "refused-stream", "reset", "timeout", "gateway-error", "5xx"]
+# Envoy's names (x-envoy-retry-on, x-envoy-retry-grpc-on); "timeout" alone is ours: only the time for one attempt.
+RetryOn = Literal[
+    "connect-failure",
+    "refused-stream",
+    "reset",
+    "reset-before-request",
+    "timeout",
+    "gateway-error",
+    "5xx",
+    "retriable-4xx",
+    "retriable-status-codes",
+    "retriable-headers",
+    "envoy-ratelimited",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+]
+RETRY_ATTEMPTS = 20  # of one request, whoever asks for how many: what a failing cluster is made to bear for one caller is bounded
 
 
 class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,18 +47,31 @@ class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well. Only what is safe is sent twice:
     idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
-    body is not kept for it. `per_try_timeout`: 0 for none. `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none.
+    body is not kept for it. `per_try_timeout`: from the complete request to the answer's head, `per_try_idle_timeout`: nothing moves on the attempt; 0 for none.
+    `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none. `policy`: a plugin that decides what is worth another
+    attempt in the place of `on`, `retriable_statuses` and `retriable_headers`.
     """
 
     on: tuple[RetryOn, ...] = ("connect-failure", "refused-stream", "reset", "timeout", "gateway-error")
-    retriable_statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = ()
-    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    retriable_statuses: tuple[Annotated[int, Meta(ge=100, le=599)], ...] = ()
+    retriable_headers: tuple[ValueMatch, ...] = ()
+    policy: PluginRef | None = None
+    attempts: Annotated[int, Meta(ge=1, le=RETRY_ATTEMPTS)] = 3
     per_try_timeout: Duration = 0.0
+    per_try_idle_timeout: Duration = 0.0
     backoff: Backoff = Backoff()
     retry_after_max: Duration = 1.0
     idempotency_headers: tuple[str, ...] = ("idempotency-key",)
     body_bytes: Size = 64 * 1024
     budget: RetryBudget | None = RetryBudget()
+
+
+class Hedge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another attempt beside one that is slow; the first good answer counts (Envoy: hedge_policy). `delay`: after so long without an answer, 0 for never.
+    `hedge_on_per_try_timeout`: an attempt whose time is over is not given up but gets company. Only what may be sent twice, within `retry.attempts` and its budget."""
+
+    delay: Duration = 0.0
+    hedge_on_per_try_timeout: bool = False
 
 
 class FailureRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,43 +1,38 @@
-"""When an attempt is worth another one, and how long to wait before it. Whether the request may be sent twice is the exchange's question."""
+"""The limits of a route's retries: how many, how long to wait, how many at a time. What is worth another attempt is the retry policy's question, whether the
+request may be sent twice the exchange's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Container
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from sidecar.errors import ConnectFailed, SidecarError, StreamIdleTimeout, UpstreamClosed, UpstreamProtocolError, UpstreamTimeout
-from sidecar.model import Retry
+from sidecar.model import Hedge, Retry
 
-GATEWAY_STATUSES = frozenset({502, 503, 504})
+_DATE_LENGTH = 64  # octets of an HTTP date at most; the longest form has 33
 
 
 class RetryRules:
-    """`Retry` of a route, compiled. Times are seconds, `attempts` counts the first one as well."""
+    """`Retry` of a route, compiled. Times are seconds, `attempts` counts the first one as well. `decide`: the policy's, as the exchange calls it; `statuses`:
+    what it wants to see."""
 
     __slots__ = (
-        "attempts",
-        "backoff_base",
-        "backoff_max",
-        "body_bytes",
-        "budget_percent",
-        "conditions",
-        "idempotency_headers",
-        "min_retry_concurrency",
-        "per_try_timeout",
-        "retry_after_max",
-        "spare_timers",
-        "statuses",
-    )
+        "attempts", "backoff_base", "backoff_max", "body_bytes", "budget_percent", "decide", "hedge", "idempotency_headers", "is_plain",
+        "min_retry_concurrency", "needs_timer", "per_try_idle_timeout", "per_try_timeout", "retry_after_max", "spare_timers", "statuses",
+    )  # fmt: skip
 
-    def __init__(self, settings: Retry) -> None:
-        self.conditions = frozenset(settings.on)
-        statuses = set(settings.retriable_statuses)
-        if "gateway-error" in self.conditions:
-            statuses |= GATEWAY_STATUSES
-        if "5xx" in self.conditions:
-            statuses |= set(range(500, 600))
-        self.statuses = frozenset(statuses)
+    def __init__(self, settings: Retry, decide: Any, statuses: Container[int], hedge: Hedge | None = None) -> None:
+        self.decide = decide
+        self.statuses = statuses
         self.attempts = settings.attempts
         self.per_try_timeout = settings.per_try_timeout
+        self.per_try_idle_timeout = settings.per_try_idle_timeout
+        self.hedge = hedge
+        # Nothing but the time for one attempt is watched.
+        self.is_plain = not settings.per_try_idle_timeout and hedge is None
+        self.needs_timer = bool(settings.per_try_timeout or settings.per_try_idle_timeout or (hedge is not None and hedge.delay))
         # Of exchanges that are over, for those to come; as many as ran at once.
         self.spare_timers: list[Any] = []
         self.backoff_base = settings.backoff.base
@@ -48,19 +43,6 @@ class RetryRules:
         budget = settings.budget
         self.budget_percent = None if budget is None else budget.budget_percent
         self.min_retry_concurrency = 0 if budget is None else budget.min_retry_concurrency
-
-    def condition_of(self, error: SidecarError) -> str:
-        """The condition that this error meets, if it is one of the configured ones, else ""."""
-        name = ""
-        if isinstance(error, ConnectFailed):
-            name = "connect-failure"
-        elif isinstance(error, UpstreamTimeout) and not isinstance(error, StreamIdleTimeout):
-            name = "timeout"
-        elif isinstance(error, UpstreamClosed) and error.retry_safe:
-            name = "refused-stream"
-        elif isinstance(error, UpstreamClosed | UpstreamProtocolError):
-            name = "reset"
-        return name if name in self.conditions else ""
 
     def wait_before(self, retry: int, dice: float) -> float:
         """Seconds before the `retry`-th retry (from 1): anything up to an exponentially growing bound ("full jitter"), so that callers that failed together
@@ -75,8 +57,25 @@ class RetryRules:
         return retries < max(self.min_retry_concurrency, active * self.budget_percent / 100.0)
 
 
-def retry_after_seconds(value: bytes | None) -> float | None:
-    """Seconds that Retry-After asks for; None without one, and for a date (RFC 9110, section 10.2.3), which would need the other side's clock."""
-    if value is None or not value.isdigit() or len(value) > 9:
+def retry_after_seconds(value: bytes | None, date: bytes | None, now: float) -> float | None:
+    """Seconds that Retry-After asks for (RFC 9110, section 10.2.3): a number, or a date, which is compared with the answer's own `Date`, so that the two
+    clocks need not agree; with `now` (POSIX seconds) when it has none. None for no value, and for one that is neither. A date that is over is 0.
+    """
+    if value is None or len(value) > _DATE_LENGTH:
         return None
-    return float(value)
+    if value.isdigit():
+        return float(value) if len(value) < 10 else None
+    at = _posix(value)
+    if at is None:
+        return None
+    asked = None if date is None or len(date) > _DATE_LENGTH else _posix(date)
+    return max(0.0, at - (now if asked is None else asked))
+
+
+def _posix(value: bytes) -> float | None:
+    """An HTTP date (RFC 9110, section 5.6.7), any of its three forms."""
+    try:
+        moment = parsedate_to_datetime(value.decode("ascii"))
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, UnicodeDecodeError):
+        return None

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from sidecar.errors import PluginFailed, SidecarError, UpstreamClosed, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.proxy import replies
+from sidecar.proxy.attempts import note_try
 from sidecar.proxy.exchange_state import IDEMPOTENT, ExchangeState
 from sidecar.proxy.steps import Step
 from sidecar.verdicts import Refuse, Repick, Reply, Reset
@@ -145,9 +146,12 @@ class PluginCalls(ExchangeState):
         if not may:
             self.fail(UpstreamProtocolError(f"{step.account.name} rejected the answer and the request cannot be sent again"))
             return
+        note_try(self, f"status {self.response.status}", f"{step.account.name} rejected the answer")
         self._tried = (*self._tried, self._picked)
         self._abandon_upstream(UpstreamClosed("another endpoint was picked"))
         self.response = None
         self._response_flow = None
         self._arm()
+        if self._retry is not None:
+            self._retry.begin_try()
         self._dispatch()

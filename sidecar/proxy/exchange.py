@@ -27,6 +27,7 @@ from sidecar.headers import Headers
 from sidecar.interfaces import IExchange, IStreamOwner
 from sidecar.message import ResponseHead
 from sidecar.proxy import replies
+from sidecar.proxy.attempts import note_try
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.exchange_state import IDEMPOTENT
 from sidecar.proxy.record import make_record
@@ -55,6 +56,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         if self._may_try_again(stream, error):
             self.notes.append(("connector", f"a pooled connection to {self.endpoint} was stale; trying once more on a new one"))
             self.http.stale_retries += 1
+            note_try(self, error.code, "a pooled connection was stale")
             self._retried_stale = True
             self._dispatch(fresh=True)
             return

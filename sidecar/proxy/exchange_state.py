@@ -17,6 +17,7 @@ from sidecar.proxy.grpc_call import GRPCCall, call_of, final_status
 from sidecar.proxy.http import Caller, HTTPRuntime, new_request_id
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
+from sidecar.record import Try
 
 # RFC 9110, section 9.2.2: may be sent again when nobody knows whether the first one arrived.
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
@@ -78,6 +79,7 @@ class ExchangeState:
         "started_ticks",
         "state_",
         "trace",
+        "tries",
         "upstream",
         "upstream_seconds",
         "upstream_tls",
@@ -133,6 +135,8 @@ class ExchangeState:
         self._cookie: Any = None
         # `retrying.Retrying` where the route has a retry policy.
         self._retry: Any = None
+        # Attempts that were not the last one; None while there is only one.
+        self.tries: list[Try] | None = None
         # `mirroring.Mirroring` where the request has copies.
         self._mirroring: Any = None
         self._upstream_is_congested = False
@@ -277,7 +281,9 @@ class ExchangeState:
         def _request_out_end(self, trailers: Headers | None) -> None: ...
         def _observe(self, status: int) -> None: ...
         def _begin_retries(self, rules: Any) -> None: ...
-        def _retries_error(self, error: SidecarError, endpoint: Any) -> bool: ...
+        def _retries_error(self, error: SidecarError, endpoint: Any, was_sent: bool = True) -> bool: ...
         def _retries_response(self, retry: Any, head: ResponseHead) -> bool: ...
+        def stamp_request(self) -> None: ...
+        def response_head(self, head: ResponseHead) -> None: ...
         def _stop_flows(self) -> None: ...
         def _finish(self) -> None: ...

@@ -50,6 +50,7 @@ class HTTPRuntime:
         "draining",
         "exporters",
         "find_route",
+        "gate",
         "keeps_certificate",
         "log",
         "name",
@@ -92,6 +93,8 @@ class HTTPRuntime:
         self.keeps_certificate = settings.forwarded_client_cert == "keep"
         self.special = CERTIFICATE_NAMES | {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"}
         self.draining = False
+        # `overload.Gate`: asked for every request, while there is anything to ask.
+        self.gate: Any = None
         self.number = 0
         self.active = 0
         self.requests = 0

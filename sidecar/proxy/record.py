@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.proxy.attempts import tries_of
 from sidecar.record import ExchangeRecord
 
 if TYPE_CHECKING:
@@ -63,4 +64,5 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         exchange.grpc_status,
         0 if grpc is None else grpc.requests.count,
         0 if grpc is None else grpc.responses.count,
+        [] if exchange.tries is None else tries_of(exchange),
     )

@@ -10,10 +10,12 @@ from sidecar.errors import (
     CircuitOpen,
     DownstreamError,
     NoCluster,
+    Overloaded,
     PluginFailed,
     RouteNotFound,
     SidecarError,
     UpgradeRefused,
+    UpstreamClosed,
     UpstreamError,
     UpstreamOverflow,
 )
@@ -30,6 +32,7 @@ from sidecar.verdicts import Reroute
 
 SINGLE_NAMES = frozenset({b"x-request-id", b"x-forwarded-proto"})
 _NOTHING: dict[bytes, bytes] = {}
+RETRY_AFTER = b"1"  # seconds: what is refused by overload protection may try again soon, elsewhere at once
 REROUTES_LIMIT = 4  # plugins that send a request round in circles are stopped: more than any sensible configuration needs
 
 
@@ -43,6 +46,11 @@ class RequestWay(PluginCalls):
         http = self.http
         request = self.request
         self._prepare_fields(request)
+        if http.gate is not None:
+            sentence = http.gate.refusal(self.connection)
+            if sentence:
+                self.fail(Overloaded(sentence), Headers.of([(b"Retry-After", RETRY_AFTER)]))
+                return
         tracer = http.tracer
         if tracer is not None:
             # As `call` does, which is one call more for each request.
@@ -298,7 +306,7 @@ class RequestWay(PluginCalls):
             if connector.circuit is not None and not self._enter(connector.circuit):
                 return
         self.attempts += 1
-        if connector.observe is not None:
+        if connector.observe is not None or self._retry is not None:
             self._attempt_began = self.http.seconds()
         self._ticket = connector.open(self, self._tried, fresh)
 
@@ -321,7 +329,27 @@ class RequestWay(PluginCalls):
         self.endpoint = endpoint.address
         self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
-        request = self.request
+        if self.http.tracer is not None:
+            self.stamp_request()
+        try:
+            stream.send_head(self.request)
+            if self._outbox is not None:
+                self._send_outbox(stream, self._outbox)
+        except UpstreamClosed as error:
+            # The connection takes no more, so nothing was sent.
+            self._abandon_upstream(error)
+            if not self._retries_error(error, endpoint, False):
+                self.fail(error)
+            return
+        except SidecarError as error:
+            # The writer refused what filters made of the request.
+            self.fail(error)
+            return
+        if self.upstream is stream:
+            stream.flush()
+
+    def stamp_request(self) -> None:
+        """What each attempt says anew in the request's head: the trace context."""
         tracer = self.http.tracer
         if tracer is not None:
             step = tracer.inject
@@ -332,16 +360,6 @@ class RequestWay(PluginCalls):
             except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 self.raised(step)
             step.account.seconds += self.http.seconds() - then
-        try:
-            stream.send_head(request)
-            if self._outbox is not None:
-                self._send_outbox(stream, self._outbox)
-        except SidecarError as error:
-            # The writer refused what filters made of the request.
-            self.fail(error)
-            return
-        if self.upstream is stream:
-            stream.flush()
 
     def _send_outbox(self, stream: Any, outbox: list[bytes | End]) -> None:
         self._outbox = None
@@ -362,7 +380,7 @@ class RequestWay(PluginCalls):
             self.endpoint = endpoint.address
             self.endpoint_text = endpoint.text
         self.notes.append(("connector", error.sentence))
-        if self._retry is None or not self._retries_error(error, endpoint):
+        if self._retry is None or not self._retries_error(error, endpoint, False):
             self.fail(error)
 
     def request_data(self, chunk: bytes) -> None:

@@ -43,8 +43,11 @@ class ResponseWay(PluginCalls):
         elif (observe := self._connector.observe) is not None:
             observe(self._picked, head.status, now - self._attempt_began)
         retry = self._retry
-        if retry is not None and head.status in retry.rules.statuses and self._retries_response(retry, head):
-            return
+        if retry is not None:
+            if head.status in retry.statuses and self._retries_response(retry, head):
+                return
+            if retry.attempt > 1:
+                retry.settled(head)
         self.upstream_seconds = now - self.started
         self.response = head
         if self._deadline and self.route is not None and self.route.timeout_ends_with_head:

@@ -1,54 +1,66 @@
-"""Another attempt for a request whose first one failed: only what is safe is sent twice, and never more often than configured."""
+"""Another attempt for a request whose first one failed: only what is safe is sent twice, and never more often than configured.
+
+The retry policy says what is worth it; `_why_not` says whether it may be, and nobody gets around that. With hedging further attempts run beside the exchange's
+own one (`hedging.SideAttempt`); whichever is answered well first becomes it, and the others are given up.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
+from sidecar.codec.grpc import status_in
 from sidecar.errors import SidecarError, UpstreamClosed, UpstreamTimeout
+from sidecar.facts import AttemptFacts
 from sidecar.headers import Headers
 from sidecar.message import End, ResponseHead
 from sidecar.policy.retry import RetryRules, retry_after_seconds
+from sidecar.proxy.attempts import TryTimer, note_try
 from sidecar.proxy.calls import PluginCalls
 from sidecar.proxy.exchange_state import IDEMPOTENT
-
-
-class TryTimer:
-    """A timer of the wheel that serves one exchange after the other: to set one that was used is far cheaper than to make one."""
-
-    __slots__ = ("clear", "exchange", "set")
-
-    def __init__(self, wheel: Any) -> None:
-        timer = wheel.timer(self._fired)
-        self.set = timer.set
-        self.clear = timer.clear
-        self.exchange: RetryWay | None = None
-
-    def _fired(self) -> None:
-        if self.exchange is not None:
-            self.exchange.try_timed_out()
+from sidecar.proxy.hedging import SideAttempt
+from sidecar.verdicts import GiveUp, Refuse, TryAgain
 
 
 class Retrying:
     """What an exchange with a retry policy keeps: its body up to a limit (in the place of a body flow, or behind one), its timers, its place in the budget."""
 
-    __slots__ = ("attempt", "connector", "delayed", "events", "exchange", "is_exhausted", "is_too_long", "rules", "size", "timer")
+    __slots__ = (
+        "attempt", "attempts", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_exhausted", "is_over", "is_too_long", "per_try_timeout",
+        "rules", "sides", "size", "statuses", "timer", "try_ends",
+    )  # fmt: skip
 
     def __init__(self, exchange: RetryWay, rules: RetryRules) -> None:
         self.exchange = exchange
         self.rules = rules
         self.attempt = 1
+        # What the caller may change where that is configured: how many, how long each, and conditions beside the policy's.
+        self.attempts = rules.attempts
+        self.per_try_timeout = rules.per_try_timeout
+        self.extra: Any = None
+        self.statuses = rules.statuses
         self.events: list[bytes | End] = []
         self.size = 0
         self.is_too_long = False
         self.is_exhausted = False
+        # The exchange's own attempt has ended, and others run or are to come.
+        self.is_over = False
         self.delayed: Any = None
         # Where this exchange counts as a running retry.
         self.connector: Any = None
+        self.sides: list[SideAttempt] = []
+        self.try_ends = self.hedge_at = 0.0
         self.timer: TryTimer | None = None
-        if rules.per_try_timeout:
-            self.timer = rules.spare_timers.pop() if rules.spare_timers else TryTimer(exchange.http.wheel)
-            self.timer.exchange = exchange
+        if rules.needs_timer:
+            self.lend_timer()
+
+    def lend_timer(self) -> None:
+        """This exchange needs a timer."""
+        if self.timer is None:
+            spare = self.rules.spare_timers
+            self.timer = spare.pop() if spare else TryTimer(self.exchange.http.wheel)
+            self.timer.retry = self
 
     def data(self, chunk: bytes) -> None:
         """A chunk passed the hooks: keep it, and pass it on."""
@@ -72,16 +84,86 @@ class Retrying:
         """No more of the body matters."""
         self.events = []
 
+    @property
+    def is_whole(self) -> bool:
+        """Is all of the request here, to be sent again?"""
+        return not self.is_too_long and (self.exchange.request.end_stream or (bool(self.events) and self.events[-1].__class__ is End))
+
+    # -- time --------------------------------------------------------------------------------------------------------------------------------------
+
     def begin_try(self) -> None:
         """The request is complete and an attempt at it begins."""
-        if self.timer is not None:
-            self.timer.set(self.exchange.http.seconds() + self.rules.per_try_timeout)
+        self.is_over = False
+        timer = self.timer
+        if timer is None:
+            return
+        now = self.exchange.http.seconds()
+        per_try = self.per_try_timeout
+        self.try_ends = now + per_try if per_try else 0.0
+        if self.rules.is_plain:
+            if per_try:
+                timer.set(self.try_ends)
+            return
+        hedge = self.rules.hedge
+        if hedge is not None and hedge.delay:
+            self.hedge_at = now + hedge.delay
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = [each for each in (self.try_ends, self.hedge_at, self._idle_ends(), *(side.ends for side in self.sides)) if each]
+        if due and self.timer is not None:
+            self.timer.set(min(due))
+
+    def _idle_ends(self) -> float:
+        idle = self.rules.per_try_idle_timeout
+        if not idle or self.is_over:
+            return 0.0
+        return max(self.exchange._last_moved, self.exchange._attempt_began) + idle
+
+    def fired(self) -> None:
+        """The timer: whose time is over?"""
+        exchange = self.exchange
+        if exchange.finished or self.delayed is not None:
+            return
+        now = exchange.http.seconds()
+        if exchange.response is not None:
+            self.try_ends = self.hedge_at = 0.0
+        if self.hedge_at and now >= self.hedge_at and self.rules.hedge is not None:
+            self.hedge_at = 0.0
+            exchange.hedge(f"no answer within {self.rules.hedge.delay:g} s (hedge.delay)")
+        for side in list(self.sides):
+            if side.ends and now >= side.ends and not exchange.finished:
+                side.timed_out()
+        if not exchange.finished and self.delayed is None:
+            if self.try_ends and now >= self.try_ends:
+                self.try_ends = 0.0
+                exchange.try_timed_out()
+            elif 0.0 < self._idle_ends() <= now:
+                exchange.try_idle()
+        if not exchange.finished and self.delayed is None:
+            self._set_timer()
+
+    # -- the end -----------------------------------------------------------------------------------------------------------------------------------
+
+    def settled(self, head: ResponseHead) -> None:
+        """One of several attempts was answered, and the client gets that."""
+        if head.status < 500:
+            self.exchange._connector.counters["retries_succeeded"] += 1
+        self.drop_sides()
+
+    def drop_sides(self) -> None:
+        """Whatever runs beside the exchange's own attempt is given up."""
+        sides, self.sides = self.sides, []
+        for side in sides:
+            side.give_up("given up", "another attempt was answered first")
 
     def finish(self) -> None:
         """The exchange is over."""
+        if self.sides:
+            self.drop_sides()
         if self.timer is not None:
             self.timer.clear()
-            self.timer.exchange = None
+            self.timer.retry = None
             self.rules.spare_timers.append(self.timer)
             self.timer = None
         if self.delayed is not None:
@@ -106,52 +188,115 @@ class RetryWay(PluginCalls):
             if request.end_stream:
                 retry.begin_try()
 
-    def _retries_error(self, error: SidecarError, endpoint: Any) -> bool:
-        """An attempt broke: will there be another one? Then everything is under way."""
+    # -- what an attempt ended with ----------------------------------------------------------------------------------------------------------------
+
+    def _retries_error(self, error: SidecarError, endpoint: Any, was_sent: bool = True) -> bool:
+        """The exchange's own attempt broke: will there be another one, or does one run already? `was_sent`: something of the request was given to a
+        connection.
+        """
         retry = self._retry
         if retry is None or self.finished or self._response_sent:
             return False
-        condition = retry.rules.condition_of(error)
-        return bool(condition) and self._try_again(retry, endpoint, condition, error.retry_safe, None)
+        if retry.sides:
+            self._leave_to_sides(retry, error.code)
+            return True
+        verdict = self._ask(retry, error, None, was_sent)
+        return verdict is not None and self._try_again(retry, endpoint, verdict, error.code, error.retry_safe or not was_sent, verdict.after_seconds)
 
     def _retries_response(self, retry: Retrying, head: ResponseHead) -> bool:
-        """An attempt was answered with a status that is worth another one: will there be one? Nothing of the answer has gone down yet."""
-        wait = retry_after_seconds(head.headers.get(b"retry-after"))
-        what = f"status {head.status}"
-        if wait is not None and wait > retry.rules.retry_after_max:
-            self.notes.append(("retry", f"{what}; not sent again: Retry-After asks for {wait:g} s (retry.retry_after_max)"))
+        """The exchange's own attempt was answered with a status that the policy wants to see: is it passed over? Nothing of the answer has gone down yet."""
+        verdict = self._ask(retry, None, head, True)
+        if verdict is None:
             return False
-        return self._try_again(retry, self._picked, what, False, wait)
+        outcome = f"status {head.status}"
+        if retry.sides:
+            self._leave_to_sides(retry, outcome)
+            return True
+        wait = verdict.after_seconds
+        if wait is None:
+            wait = retry_after_seconds(head.headers.get(b"retry-after"), head.headers.get(b"date"), self.http.seconds())
+            if wait is not None and wait > retry.rules.retry_after_max:
+                self.notes.append(("retry", f"{outcome}; not sent again: Retry-After asks for {wait:g} s (retry.retry_after_max)"))
+                return False
+        return self._try_again(retry, self._picked, verdict, outcome, False, wait)
 
-    def _try_again(self, retry: Retrying, endpoint: Any, what: str, is_safe: bool, wait: float | None) -> bool:
+    def _ask(self, retry: Retrying, error: SidecarError | None, head: ResponseHead | None, was_sent: bool) -> TryAgain | None:
+        """What the policy says; None for no."""
+        now = self.http.seconds()
+        headers = None if head is None else head.headers
+        facts = AttemptFacts(
+            number=retry.attempt,
+            request=self.request,
+            endpoint=self.endpoint_text,
+            error=error,
+            status=0 if head is None else head.status,
+            headers=headers,
+            trailers=headers if head is not None and head.end_stream and headers is not None and b"grpc-status" in headers else None,
+            grpc_status=status_in(headers),
+            was_sent=was_sent,
+            elapsed=now - self.started,
+            remaining=self._deadline - now if self._deadline else None,
+        )
+        step = retry.rules.decide
+        verdict = self.call(step, facts)
+        if verdict is None and retry.extra is not None:
+            verdict = retry.extra.decide(facts)
+        if verdict is None or isinstance(verdict, Refuse):
+            # A policy that raised has said no; that is counted, logged and noted already.
+            return None
+        if isinstance(verdict, GiveUp):
+            self.notes.append(("retry", f"{step.account.name}: not sent again: {verdict.reason}"))
+            return None
+        if isinstance(verdict, TryAgain) and _is_wait(verdict.after_seconds):
+            return verdict
+        step.account.failures += 1
+        self.http.log.error("retry-policy {name} answered {value!r}, which is no verdict of that kind", name=step.account.name, value=verdict)
+        self.notes.append((step.account.name, "gave an answer that is no verdict"))
+        return None
+
+    # -- another one -------------------------------------------------------------------------------------------------------------------------------
+
+    def _try_again(self, retry: Retrying, endpoint: Any, verdict: TryAgain, outcome: str, is_safe: bool, wait: float | None) -> bool:
         delay = retry.rules.wait_before(retry.attempt, random.random()) if wait is None else wait
+        what = f"{verdict.reason} ({outcome})" if verdict.reason else outcome
         reason = self._why_not(retry, is_safe, delay)
         if reason:
             self.notes.append(("retry", f"{what}; not sent again: {reason}"))
             return False
+        self._count_try(retry, "retries")
+        note_try(self, outcome, verdict.reason or outcome)
+        if endpoint is not None:
+            endpoint.retries += 1
+        self.notes.append(
+            ("retry", f"{what} from {self.endpoint_text or self._connector.name}; attempt {retry.attempt} of {retry.attempts} in {delay * 1000:.0f} ms")
+        )
+        self._leave_attempt(retry, endpoint)
+        if self._outbox is None and retry.events:
+            self._outbox = list(retry.events)
+            self._pause_request()
+        # Never at once: the stream that failed is still being worked on by who called.
+        retry.delayed = self.http.clock.callLater(delay, self._retry_now)
+        return True
+
+    def _count_try(self, retry: Retrying, counter: str) -> None:
+        """One more attempt is going to be made, in the cluster's budget."""
         connector = self._connector
         if retry.connector is None:
             retry.connector = connector
             connector.retries += 1
-        connector.counters["retries"] += 1
+        connector.counters[counter] += 1
         retry.attempt += 1
-        self.notes.append(
-            ("retry", f"{what} from {self.endpoint_text or connector.name}; attempt {retry.attempt} of {retry.rules.attempts} in {delay * 1000:.0f} ms")
-        )
+
+    def _leave_attempt(self, retry: Retrying, endpoint: Any) -> None:
+        """The exchange's own attempt is over."""
         if endpoint is not None:
             self._tried = (*self._tried, endpoint)
         self._abandon_upstream(UpstreamClosed("another attempt is made"))
-        if retry.timer is not None:
-            retry.timer.clear()
-        if self._outbox is None and retry.events:
-            self._outbox = list(retry.events)
-            self._pause_request()
+        retry.is_over = True
+        retry.try_ends = retry.hedge_at = 0.0
         if self._upstream_is_congested:
             self._upstream_is_congested = False
             self._resume_request()
-        # Never at once: the stream that failed is still being worked on by who called.
-        retry.delayed = self.http.clock.callLater(delay, self._retry_now)
-        return True
 
     def _why_not(self, retry: Retrying, is_safe: bool, delay: float) -> str:
         """Why there is no further attempt, or ""."""
@@ -159,14 +304,16 @@ class RetryWay(PluginCalls):
         request = self.request
         if not is_safe and request.method not in IDEMPOTENT and not any(name in request.headers for name in rules.idempotency_headers):
             return f"{request.method.decode('latin-1')} may have been carried out, and has no idempotency key"
-        if retry.attempt >= rules.attempts:
-            retry.is_exhausted = True
-            return f"all {rules.attempts} attempts were made"
+        connector = self._connector
+        if retry.attempt >= retry.attempts:
+            if retry.attempts > 1:
+                retry.is_exhausted = True
+                connector.counters["retries_exhausted"] += 1
+            return f"all {retry.attempts} attempts were made"
         if retry.is_too_long and self._outbox is None:
             return f"its body is longer than {rules.body_bytes} octets (retry.body_bytes)"
         if self._deadline and self.http.seconds() + delay >= self._deadline:
             return "the route's timeout leaves no time"
-        connector = self._connector
         limits = connector.cluster.circuit_breakers
         if retry.connector is None and limits is not None and 0 < limits.max_retries <= connector.retries:
             connector.counters["retries_denied"] += 1
@@ -182,6 +329,7 @@ class RetryWay(PluginCalls):
         retry.delayed = None
         if self.finished:
             return
+        retry.is_over = False
         if self.request_complete:
             retry.begin_try()
         self._dispatch()
@@ -189,16 +337,134 @@ class RetryWay(PluginCalls):
             self.downstream.flush()
 
     def try_timed_out(self) -> None:
-        """The time for one attempt is over. Nothing happens when it was answered, or when none is running."""
+        """The time for one attempt is over."""
         retry = self._retry
-        if self.finished or retry is None or retry.delayed is not None or self.response is not None:
-            return
-        endpoint = None
+        assert retry is not None
+        seconds = retry.per_try_timeout
+        self._time_over(retry, f"{self.cluster_name} did not answer within {seconds:g} s (retry.per_try_timeout of route {self.route_name})")
+
+    def try_idle(self) -> None:
+        """Nothing moved on the attempt for too long."""
+        retry = self._retry
+        assert retry is not None
+        seconds = retry.rules.per_try_idle_timeout
+        sentence = f"nothing came from {self.cluster_name} for {seconds:g} s (retry.per_try_idle_timeout of route {self.route_name})"
+        if self.response is not None:
+            self.fail(UpstreamTimeout(sentence))
+        else:
+            self._time_over(retry, sentence)
+
+    def _time_over(self, retry: Retrying, sentence: str) -> None:
+        endpoint = self._connector_picked()
+        self._connector.counters["per_try_timeouts"] += 1
+        if endpoint is not None:
+            endpoint.per_try_timeouts += 1
         if self.upstream is not None:
-            endpoint = self._picked
             self._observe(504)
-        error = UpstreamTimeout(
-            f"{self.cluster_name} did not answer within {retry.rules.per_try_timeout:g} s (retry.per_try_timeout of route {self.route_name})"
-        )
+        if self.gets_company():
+            return
+        error = UpstreamTimeout(sentence)
         if not self._retries_error(error, endpoint):
             self.fail(error)
+
+    def gets_company(self) -> bool:
+        """The time for an attempt is over: does it go on, with another one beside it? When there may be none the route's timeout ends it."""
+        retry = self._retry
+        assert retry is not None
+        hedge = retry.rules.hedge
+        if hedge is None or not hedge.hedge_on_per_try_timeout:
+            return False
+        self.hedge("the time for one attempt is over (retry.per_try_timeout)")
+        return True
+
+    def _connector_picked(self) -> Any:
+        """The endpoint of the attempt that runs or waits, None when there is none."""
+        return self._picked if self.upstream is not None else getattr(self._ticket, "pool", None)
+
+    # -- beside it -----------------------------------------------------------------------------------------------------------------------------------
+
+    def hedge(self, why: str) -> None:
+        """Begin one more attempt beside those that run, if that may be."""
+        retry = self._retry
+        assert retry is not None
+        if self.finished or self.response is not None or self._connector is None:
+            return
+        if retry.attempt >= retry.attempts:
+            reason = f"all {retry.attempts} attempts were made"
+        elif not retry.is_whole:
+            reason = "its body is not kept whole (retry.body_bytes)"
+        else:
+            reason = self._why_not(retry, False, 0.0) or self._enter_beside()
+        if reason:
+            self.notes.append(("hedge", f"{why}; no other attempt: {reason}"))
+            return
+        self._count_try(retry, "hedges")
+        self.notes.append(("hedge", f"{why}; attempt {retry.attempt} of {retry.attempts} runs beside"))
+        side = SideAttempt(self, self._connector, retry.events, why)
+        side.ends = self.http.seconds() + retry.per_try_timeout if retry.per_try_timeout else 0.0
+        running = (self._connector_picked(), *(each.picked for each in retry.sides))
+        retry.sides.append(side)
+        side.begin((*self._tried, *(each for each in running if each is not None)))
+
+    def _enter_beside(self) -> str:
+        """Does the cluster's circuit let one more request of this exchange up?"""
+        circuit = None if self._circuit is None else self._circuit[0]
+        sentence: str = "" if circuit is None else circuit.enter_beside()
+        return sentence
+
+    def _leave_to_sides(self, retry: Retrying, outcome: str) -> None:
+        """The exchange's own attempt failed while others run: one of them may do better."""
+        note_try(self, outcome, "another attempt runs")
+        self._leave_attempt(retry, self._picked)
+        self._outbox = None
+
+    def side_failed(self, side: SideAttempt, error: SidecarError, was_sent: bool) -> None:
+        """An attempt beside broke. The last one that runs decides how the exchange goes on."""
+        retry = self._retry
+        assert retry is not None
+        if side in retry.sides:
+            retry.sides.remove(side)
+        if not retry.is_over or retry.sides:
+            side.note(error.code, "another attempt runs")
+            return
+        self._take_over(retry, side)
+        if not self._retries_error(error, side.picked, was_sent):
+            self.fail(error)
+
+    def side_answered(self, side: SideAttempt, head: ResponseHead) -> bool:
+        """An attempt beside was answered: well, then it is the exchange's own from here; badly, then only when no other one runs. Is it?"""
+        retry = self._retry
+        assert retry is not None
+        retry.sides.remove(side)
+        if not retry.is_over or retry.sides:
+            verdict = self._ask(retry, None, head, True) if head.status in retry.statuses else None
+            if verdict is not None:
+                side.give_up(f"status {head.status}", verdict.reason)
+                return False
+            retry.statuses = ()
+            if not retry.is_over:
+                note_try(self, "given up", "another attempt was answered first")
+                self._leave_attempt(retry, self._picked)
+        self._take_over(retry, side)
+        self._connector.counters["hedges_won"] += 1
+        self.response_head(head)
+        return True
+
+    def _take_over(self, retry: Retrying, side: SideAttempt) -> None:
+        """From here on this attempt is the exchange's own."""
+        retry.is_over = False
+        self._outbox = None
+        self._attempt_began = side.began
+        side.is_chosen = True
+        self.upstream = side.upstream
+        if side.picked is not None:
+            self._picked = side.picked
+            self.endpoint = side.picked.address
+            self.endpoint_text = side.picked.text
+            self.upstream_tls = side.tls
+        if self._response_paused and self.upstream is not None:
+            self.upstream.pause_response()
+
+
+def _is_wait(seconds: object) -> bool:
+    return seconds is None or (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0)

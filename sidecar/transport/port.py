@@ -46,7 +46,7 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
         self.socket = skt
         self.address = address
         self._build_protocol = build_protocol
-        self._in_shortage = False
+        self._in_shortage = self._is_held = False
         self._is_unix = address.is_unix
         self._inode = _inode(address)
         self.connected = 1
@@ -135,8 +135,16 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
         self.reactor.removeReader(self)
         self.reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._go_on)
 
+    def set_accepting(self, accepts: bool) -> None:
+        """False: connections wait in the kernel's queue until it is called with true."""
+        self._is_held = not accepts
+        if not accepts and self.connected:
+            self.reactor.removeReader(self)
+        else:
+            self._go_on()
+
     def _go_on(self) -> None:
-        if self.connected:
+        if self.connected and not self._is_held:
             self.reactor.addReader(self)
 
 

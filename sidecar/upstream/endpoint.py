@@ -19,8 +19,8 @@ class EndpointPool:
     """
 
     __slots__ = (
-        "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed", "requests",
-        "text", "waiting", "weight",
+        "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed",
+        "per_try_timeouts", "requests", "retries", "text", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -37,6 +37,8 @@ class EndpointPool:
         self.waiting: deque[Ticket] = deque()
         self.requests = 0
         self.failures = 0
+        # Attempts at it that another one followed, and those that took too long.
+        self.retries = self.per_try_timeouts = 0
         # Answers of 500 and above, and attempts that broke or were not answered in time.
         self.errors = 0
         # `cluster.health.Health` where the cluster's endpoints are under watch.

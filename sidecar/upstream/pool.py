@@ -74,6 +74,11 @@ class Connector:
             "evicted": 0,
             "retries": 0,
             "retries_denied": 0,
+            "retries_exhausted": 0,
+            "retries_succeeded": 0,
+            "per_try_timeouts": 0,
+            "hedges": 0,
+            "hedges_won": 0,
         }
         # Those that have connections; far fewer than there may be endpoints.
         self.open_pools: dict[EndpointPool, None] = {}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sidecar.model import CircuitBreakers, FailureRate, Retry, RetryBudget
-from sidecar.policy.retry import RetryRules
-from tests.memory import GET, OK, World, body_of
+from sidecar.model import CircuitBreakers, FailureRate, RetryBudget
+from tests.memory import GET, OK, World, body_of, retry_rules
 
 BAD = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
 UNAVAILABLE = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"
@@ -60,7 +59,7 @@ def test_a_client_that_goes_away_is_no_failure() -> None:
 def test_max_retries() -> None:
     """A limit on requests that are being retried, whatever the budget says."""
     it = world(2, max_retries=1)
-    it.route.retry = RetryRules(Retry(budget=RetryBudget(min_retry_concurrency=100)))
+    it.route.retry = retry_rules(budget=RetryBudget(min_retry_concurrency=100))
     _, one = it.send(GET)
     _, two = it.send(GET)
     one.receive(UNAVAILABLE)

@@ -10,11 +10,10 @@ from sidecar.address import Address
 from sidecar.errors import ConnectFailed
 from sidecar.message import RequestHead
 from sidecar.model import CircuitBreakers, Cluster, Endpoint, Mirror, ValueMatch
-from sidecar.policy.retry import RetryRules
 from sidecar.proxy.mirroring import MirrorRuntime, MirrorStats, shadow_host
 from sidecar.testing import make_request
 from sidecar.upstream.pool import Connector
-from tests.memory import CHUNKED, GET, OK, POST, UPGRADE, Attempt, FirstUntried, World, body_of
+from tests.memory import CHUNKED, GET, OK, POST, UPGRADE, Attempt, FirstUntried, World, body_of, retry_rules
 
 NEXT = Address("127.0.0.1", 9090)
 
@@ -174,10 +173,8 @@ def test_a_stale_connection() -> None:
 
 def test_retries_are_the_originals_alone() -> None:
     """A body that is kept for another attempt is copied once."""
-    from sidecar.model import Retry
-
     world = Mirrored()
-    world.route.retry = RetryRules(Retry(attempts=2))
+    world.route.retry = retry_rules(attempts=2)
     _, app = world.send(b"PUT /a HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\nhello")
     copy = world.copies[0].succeed()
     app.receive(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

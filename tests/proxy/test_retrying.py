@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from sidecar.errors import ConnectFailed
-from sidecar.model import PoolLimits, Retry, RetryBudget
-from sidecar.policy.retry import RetryRules
-from tests.memory import GET, OK, POST, UPGRADE, World
+from sidecar.model import PoolLimits, RetryBudget
+from tests.memory import GET, OK, POST, UPGRADE, World, retry_rules
 
 BAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nbad"
 KEYED = b"POST /a HTTP/1.1\r\nHost: app\r\nIdempotency-Key: 7\r\nContent-Length: 5\r\n\r\n"
@@ -21,7 +20,7 @@ class Retried(World):
 
     def __init__(self, endpoints: int = 3, auto: bool = True, plugins: tuple[Any, ...] = (), pool: PoolLimits | None = None, **settings: Any) -> None:
         super().__init__(*plugins, endpoints=endpoints, auto=auto, pool=pool)
-        self.route.retry = RetryRules(Retry(**settings))
+        self.route.retry = retry_rules(**settings)
 
     def wait(self, seconds: float = 0.3) -> Any:
         """The backoff passes and the next connection is there: the application's new end."""
@@ -48,7 +47,7 @@ def test_a_bad_answer_is_not_seen_by_the_client() -> None:
     world.ended_once(200)
     record = world.records[0]
     assert record.attempts == 2 and record.flags == "" and record.endpoint.endswith(":8081")
-    assert world.said().startswith("status 503 from 127.0.0.1:8080; attempt 2 of 3 in ")
+    assert world.said().startswith("gateway-error (status 503) from 127.0.0.1:8080; attempt 2 of 3 in ")
     assert world.connector.retries == 0 and world.connector.counters["retries"] == 1
 
 

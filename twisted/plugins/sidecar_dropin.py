@@ -122,6 +122,12 @@ round_robin = Extension(
     target="sidecar.cluster.round_robin.RoundRobin",
     summary="takes the endpoints in turn, by weight",
 )
+conditions = Extension(
+    kind="retry-policy",
+    name="conditions",
+    target="sidecar.policy.conditions.Conditions",
+    summary="Envoy's retry_on: errors, statuses, header fields and gRPC statuses that are worth another attempt",
+)
 http_check = Extension(
     kind="health-check",
     name="http",
