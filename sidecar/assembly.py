@@ -38,21 +38,14 @@ from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
 from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
-from sidecar.policy.conditions import conditions_of
-from sidecar.policy.descriptors import compile_descriptors
-from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.mirroring import MirrorRuntime, MirrorStats
-from sidecar.proxy.route import RouteRuntime
-from sidecar.proxy.steps import Account, Step, compile_chain
-from sidecar.routing.hash_policy import compile_hash_policies
-from sidecar.routing.header_ops import compile_ops
+from sidecar.proxy.steps import Account, Step
+from sidecar.routes import RouteBuilder
 from sidecar.routing.normalize import normalizer, remembering
-from sidecar.routing.rewrite import compile_redirect, compile_rewrite
-from sidecar.routing.table import RouteEntry, Table, compile_table
-from sidecar.routing.weights import compile_weights
+from sidecar.routing.table import Table, compile_table
 from sidecar.security import DownstreamSide, UpstreamSide
 from sidecar.telemetry.exchange_metrics import ExchangeStats
 from sidecar.telemetry.metrics import Registry
@@ -256,8 +249,9 @@ class Sidecar:
         table = self._routes(settings, name)
         http.find_route = table.find
         plugins = [self._plugin(ref, name) for ref in settings.http_filters]
+        builder = RouteBuilder(settings, name, plugins, self._plugin, self.connectors, self._mirror, self.reactor.seconds)
         for entry in table.entries:
-            entry.compiled = self._route(entry, settings, plugins, name)
+            entry.compiled = builder.build(entry)
         http.access_logs = tuple(Step(plugin.log, account, 0) for plugin, account in (self._plugin(ref, name) for ref in settings.access_logs))
         if settings.tracing is not None:
             tracer, account = self._plugin(settings.tracing.tracer, name)
@@ -311,59 +305,9 @@ class Sidecar:
                 return compile_table(table)
         raise ConfigError([Problem(f"{name}: there is no route table {settings.routes!r}")])
 
-    def _route(self, entry: RouteEntry, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> RouteRuntime:
-        route = entry.route
-        runtime = RouteRuntime(entry.name)
-        chosen = self._route_plugins(route, settings, plugins, name)
-        runtime.chain = compile_chain(chosen, compile_descriptors, self.reactor.seconds)
-        runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
-        runtime.timeout_ends_with_head = route.timeout is None
-        runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
-        runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
-        runtime.hash_key = compile_hash_policies(route.hash_policy)
-        runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry, name)
-        if route.mirrors:
-            runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
-        runtime.rewrite = compile_rewrite(route.rewrite, route.match)
-        runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
-        runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))
-        if route.cluster is not None:
-            runtime.connector = self.connectors.get(route.cluster)
-            runtime.cluster_name = route.cluster
-        elif route.weighted_clusters:
-            connectors = [self.connectors[each.cluster] for each in route.weighted_clusters]
-            pick = compile_weights([each.weight for each in route.weighted_clusters])
-            runtime.pick_connector = lambda random: connectors[pick(random)]
-        else:
-            runtime.answer = _answer(route)
-        return runtime
-
     def _mirror(self, mirror: model.Mirror) -> MirrorRuntime:
         stats = self.mirrors.setdefault(mirror.cluster, MirrorStats())
         return MirrorRuntime(mirror, self.connectors[mirror.cluster], stats, self.reactor.seconds, self.wheel)
-
-    def _retry_rules(self, route: model.Route, retry: model.Retry, name: str) -> RetryRules:
-        """The limits, and the policy in use: the one that is named, else the built-in one with the conditions that stand beside the limits."""
-        ref = retry.policy or PluginRef(kind="retry-policy", name="conditions", config=conditions_of(retry))
-        policy, account = self._plugin(ref, f"{name} route {route.name}")
-        return RetryRules(retry, Step(policy.decide, account, 0), policy.statuses, route.hedge)
-
-    def _route_plugins(self, route: model.Route, settings: HTTPManager, plugins: list[tuple[Any, Account]], name: str) -> list[tuple[Any, Account]]:
-        """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at
-        the right one.
-        """
-        overrides = {(each.kind, each.name): each for each in route.filters}
-        chosen: list[tuple[Any, Account]] = []
-        for ref, pair in zip(settings.http_filters, plugins, strict=True):
-            override = overrides.get((ref.kind, ref.name))
-            if override is None:
-                chosen.append(pair)
-            elif override.disabled:
-                chosen.append((None, pair[1]))
-            else:
-                own = PluginRef(kind=ref.kind, name=ref.name, config=override.config, fail_open=ref.fail_open, origin=override.origin)
-                chosen.append(self._plugin(own, f"{name} route {route.name}"))
-        return chosen
 
     # -- plugins -------------------------------------------------------------------------------------------------------------------------------------
 
@@ -468,31 +412,6 @@ class _Tracer:
         self.begin = Step(tracer.begin, account, 0)
         self.inject = Step(tracer.inject, account, 0)
         self.end = Step(tracer.end, account, 0)
-
-
-def _both(first: Any, second: Any) -> Any:
-    """One edit after the other; None when there is none."""
-    if first is None or second is None:
-        return first or second
-
-    def edit(headers: Any) -> None:
-        first(headers)
-        second(headers)
-
-    return edit
-
-
-def _answer(route: model.Route) -> Callable[[RequestHead], tuple[Any, bytes]]:
-    """The compiled redirect or direct response."""
-    redirect = route.redirect
-    if redirect is not None:
-        location = compile_redirect(redirect, route.match)
-        return lambda head: replies.text_reply(redirect.status, b"text/plain", b"", head, Headers.of([(b"Location", location(head))]))
-    direct = route.direct_response
-    assert direct is not None
-    body = direct.body.encode()
-    content_type = direct.content_type.encode()
-    return lambda head: replies.text_reply(direct.status, content_type, body, head)
 
 
 def _problem(origin: str, message: str) -> Problem:

@@ -1,0 +1,123 @@
+"""From a route of the model to what exchanges use: everything that can be decided when configuration loads is decided here. A part of `sidecar.assembly`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sidecar import model
+from sidecar.headers import Headers
+from sidecar.message import RequestHead
+from sidecar.model import HTTPManager, PluginRef
+from sidecar.policy.conditions import conditions_of
+from sidecar.policy.descriptors import compile_descriptors
+from sidecar.policy.retry import RetryRules
+from sidecar.proxy import replies
+from sidecar.proxy.route import RouteRuntime
+from sidecar.proxy.steps import Account, Step, compile_chain
+from sidecar.routing.hash_policy import compile_hash_policies
+from sidecar.routing.header_ops import compile_ops
+from sidecar.routing.rewrite import compile_redirect, compile_rewrite
+from sidecar.routing.table import RouteEntry
+from sidecar.routing.weights import compile_weights
+
+
+class RouteBuilder:
+    """For the routes of one listener's filter chain. `name`: that of the chain; `plugins`: those of its `http_filters`, in order; `plugin(ref, where)`: any
+    other one, with its account; `connectors`: the clusters by name; `mirror`: compiles one of a route's mirrors.
+    """
+
+    def __init__(
+        self,
+        settings: HTTPManager,
+        name: str,
+        plugins: list[tuple[Any, Account]],
+        plugin: Callable[[PluginRef, str], tuple[Any, Account]],
+        connectors: Mapping[str, Any],
+        mirror: Callable[[model.Mirror], Any],
+        seconds: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._plugins = plugins
+        self._plugin = plugin
+        self._connectors = connectors
+        self._mirror = mirror
+        self._seconds = seconds
+
+    def build(self, entry: RouteEntry) -> RouteRuntime:
+        """The route as exchanges use it."""
+        settings = self._settings
+        route = entry.route
+        runtime = RouteRuntime(entry.name)
+        chosen = self._route_plugins(route)
+        runtime.chain = compile_chain(chosen, compile_descriptors, self._seconds)
+        runtime.timeout = model.ROUTE_TIMEOUT_SECONDS if route.timeout is None else route.timeout
+        runtime.timeout_ends_with_head = route.timeout is None
+        runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
+        runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
+        runtime.hash_key = compile_hash_policies(route.hash_policy)
+        runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry)
+        if route.mirrors:
+            runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
+        runtime.rewrite = compile_rewrite(route.rewrite, route.match)
+        runtime.edit_request = _both(compile_ops(entry.virtual_host.request_headers), compile_ops(route.request_headers))
+        runtime.edit_response = _both(compile_ops(route.response_headers), compile_ops(entry.virtual_host.response_headers))
+        if route.cluster is not None:
+            runtime.connector = self._connectors.get(route.cluster)
+            runtime.cluster_name = route.cluster
+        elif route.weighted_clusters:
+            connectors = [self._connectors[each.cluster] for each in route.weighted_clusters]
+            pick = compile_weights([each.weight for each in route.weighted_clusters])
+            runtime.pick_connector = lambda random: connectors[pick(random)]
+        else:
+            runtime.answer = _answer(route)
+        return runtime
+
+    def _retry_rules(self, route: model.Route, retry: model.Retry) -> RetryRules:
+        """The limits, and the policy in use: the one that is named, else the built-in one with the conditions that stand beside the limits."""
+        ref = retry.policy or PluginRef(kind="retry-policy", name="conditions", config=conditions_of(retry))
+        policy, account = self._plugin(ref, f"{self._name} route {route.name}")
+        return RetryRules(retry, Step(policy.decide, account, 0), policy.statuses, route.hedge)
+
+    def _route_plugins(self, route: model.Route) -> list[tuple[Any, Account]]:
+        """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at
+        the right one.
+        """
+        overrides = {(each.kind, each.name): each for each in route.filters}
+        chosen: list[tuple[Any, Account]] = []
+        for ref, pair in zip(self._settings.http_filters, self._plugins, strict=True):
+            override = overrides.get((ref.kind, ref.name))
+            if override is None:
+                chosen.append(pair)
+            elif override.disabled:
+                chosen.append((None, pair[1]))
+            else:
+                own = PluginRef(kind=ref.kind, name=ref.name, config=override.config, fail_open=ref.fail_open, origin=override.origin)
+                chosen.append(self._plugin(own, f"{self._name} route {route.name}"))
+        return chosen
+
+
+def _both(first: Any, second: Any) -> Any:
+    """One edit after the other; None when there is none."""
+    if first is None or second is None:
+        return first or second
+
+    def edit(headers: Any) -> None:
+        first(headers)
+        second(headers)
+
+    return edit
+
+
+def _answer(route: model.Route) -> Callable[[RequestHead], tuple[Any, bytes]]:
+    """The compiled redirect or direct response."""
+    redirect = route.redirect
+    if redirect is not None:
+        location = compile_redirect(redirect, route.match)
+        return lambda head: replies.text_reply(redirect.status, b"text/plain", b"", head, Headers.of([(b"Location", location(head))]))
+    direct = route.direct_response
+    assert direct is not None
+    body = direct.body.encode()
+    content_type = direct.content_type.encode()
+    return lambda head: replies.text_reply(direct.status, content_type, body, head)
