@@ -5,6 +5,7 @@
 #   make demo     two applications behind two sidecars  ONCE=1 to end by itself
 #   make bench    beside Envoy, HAProxy and nginx       BENCH_ARGS="--rounds 5"
 #   make lint     ruff and mypy alone
+#   make conformance   others' suites and clients: h2spec, gRPC's in Go, Python and Node, WebSocket, h2load
 #   make clean    takes away what the others made
 #
 # PYTHON=python3.12 chooses the interpreter for a new .venv.
@@ -17,7 +18,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 export ONCE
 
-.PHONY: help test lint demo bench clean
+.PHONY: help test lint demo bench conformance clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,12 @@ demo: $(VENV)/.stamp-run
 
 bench: $(VENV)/.stamp-bench
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+# Each says what it needs (Go, Node, h2load) and is skipped (status 77) where that cannot be had.
+conformance: $(VENV)/.stamp-dev
+	@failed=; for suite in h2spec grpc_go grpc_python grpc_node websocket h2_under_load; do \
+	    echo "--- $$suite"; $(BIN)/python -m tests.conformance.$$suite || [ $$? = 77 ] || failed="$$failed $$suite"; done; \
+	    [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis twisted/plugins/dropin.cache
