@@ -42,7 +42,7 @@ def test_tests_state_promises(path: Path) -> None:
     assert ast.get_docstring(tree)
     sleeps = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"]
     # Those that run real processes poll them, with a deadline.
-    assert {"e2e", "examples"} & set(path.parts) or not sleeps, f"time.sleep in line {sleeps}: walk a Clock instead"
+    assert {"conformance", "e2e", "examples"} & set(path.parts) or not sleeps, f"time.sleep in line {sleeps}: walk a Clock instead"
 
 
 @pytest.mark.parametrize("path", files("*.md", "*.cfg", "*.toml", "Makefile", ".ci/*", "*/**/*.py", "*/**/*.md", "*/**/*.yaml"), ids=name)
