@@ -269,7 +269,7 @@ def test_all_checks_must_pass() -> None:
 def test_few_at_a_time() -> None:
     """Never more probes than `max_concurrent`, few begin in one turn of the reactor, and everybody gets one."""
     world = World(endpoints=200, max_concurrent=30)
-    for running in (10, 20, 30, 30):
+    for running in (5, 10, 15, 20, 25, 30, 30):
         assert len(world.asked.probes) == running
         world.turn()
     while len(world.asked.order) < 200:
