@@ -20,7 +20,7 @@ from sidecar.address import Address
 from sidecar.errors import SidecarError
 from sidecar.facts import ConnectionFacts, Principal, TLSFacts
 from sidecar.headers import Headers
-from sidecar.interfaces import IExchange, IPluginContext
+from sidecar.interfaces import IExchange, IPluginContext, IProbe, IProbeConnection
 from sidecar.message import RequestHead, ResponseHead
 from sidecar.model import Node
 from sidecar.record import ExchangeRecord
@@ -139,11 +139,13 @@ class FakeCounter:
 
 @attrs.frozen
 class FakeAnswer:
-    """An answer of `FakeHTTPClient`."""
+    """An answer of `FakeHTTPClient` or `FakeProbe`; the last two are for the latter."""
 
     status: int = 200
     headers: Headers = attrs.field(factory=Headers)
     body: bytes = b""
+    trailers: Headers | None = None
+    version: int = 11
 
 
 class FakeHTTPClient:
@@ -195,3 +197,58 @@ class FakeContext:
         if cluster not in self._clients:
             raise ValueError(f"there is no cluster {cluster!r}")
         return self._clients[cluster]
+
+
+@implementer(IProbeConnection)
+class FakeProbeConnection:
+    """A connection whose other end sends `pieces`, one for each `receive`, and then ends. `sent`: what was written."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.sent = b""
+        self.is_closed = False
+        self._pieces = list(pieces)
+
+    def send(self, data: bytes) -> None:
+        """See `IProbeConnection.send`."""
+        self.sent += data
+
+    def receive(self) -> Deferred[bytes]:
+        """See `IProbeConnection.receive`."""
+        return succeed(self._pieces.pop(0) if self._pieces else b"")
+
+    def close(self) -> None:
+        """See `IProbeConnection.close`."""
+        self.is_closed = True
+
+
+@implementer(IProbe)
+class FakeProbe:
+    """A probe of an endpoint that answers requests with `answer` and connects with `connection`; either may be a `SidecarError` to fail with. `requests`:
+    what was asked, as (method,
+    path, headers, body)."""
+
+    def __init__(
+        self,
+        answer: FakeAnswer | SidecarError | None = None,
+        connection: FakeProbeConnection | SidecarError | None = None,
+        *,
+        address: str = "192.0.2.5:8080",
+        hostname: str = "app",
+        timeout_seconds: float = 1.0,
+    ) -> None:
+        self.cluster = "app"
+        self.address = Address.parse(address)
+        self.hostname = hostname
+        self.timeout_seconds = timeout_seconds
+        self.requests: list[tuple[bytes, bytes, Headers, bytes]] = []
+        self._answer = FakeAnswer() if answer is None else answer
+        self._connection = FakeProbeConnection() if connection is None else connection
+
+    def request(self, method: bytes, path: bytes, headers: Headers | None = None, body: bytes = b"", limit_bytes: int = 65536) -> Deferred[FakeAnswer]:
+        """See `IProbe.request`."""
+        self.requests.append((method, path, Headers() if headers is None else headers, body))
+        return fail(self._answer) if isinstance(self._answer, SidecarError) else succeed(self._answer)
+
+    def connect(self) -> Deferred[FakeProbeConnection]:
+        """See `IProbe.connect`."""
+        return fail(self._connection) if isinstance(self._connection, SidecarError) else succeed(self._connection)

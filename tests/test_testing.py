@@ -7,14 +7,16 @@ from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from sidecar.errors import UpstreamTimeout
-from sidecar.interfaces import IExchange, IPluginContext
-from sidecar.testing import FakeAnswer, FakeContext, FakeExchange, FakeHTTPClient, make_connection, make_request
+from sidecar.interfaces import IExchange, IPluginContext, IProbe, IProbeConnection
+from sidecar.testing import FakeAnswer, FakeContext, FakeExchange, FakeHTTPClient, FakeProbe, FakeProbeConnection, make_connection, make_request
 
 
 def test_fakes_keep_the_promises() -> None:
     """What passes with a fake has the interface of the real one."""
     assert verifyObject(IPluginContext, FakeContext())
     assert verifyObject(IExchange, FakeExchange())
+    assert verifyObject(IProbe, FakeProbe())
+    assert verifyObject(IProbeConnection, FakeProbeConnection())
 
 
 def test_counters() -> None:

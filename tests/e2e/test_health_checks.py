@@ -210,7 +210,7 @@ admin: "127.0.0.1:0"
 
 
 def test_over_mutual_tls(start: Start, app: Application, certificates: Certificates) -> None:
-    """Probes show the sidecar's certificate and check whose certificate they are shown, over the protocol that was chosen; what fails there is said in words."""
+    """Probes show the sidecar's certificate and check whose certificate they are shown, over the protocol that was chosen; failures are said in words."""
     app.on("/healthz", lambda wire, request: wire.answer())
     payments = start(INBOUND.format(identity=certificates.issue("payments"), app=app.address), name="payments")
     host, port = payments.places["inbound"]

@@ -51,7 +51,7 @@ def test_every_kind_has_an_example(page: Path) -> None:
 
 def test_its_configurations_are_right(identity: Path) -> None:
     """`sidecar check` takes them."""
-    done = run_command("check", "hello.yaml", "shop.yaml", "--plugin-dir", "plugins", cwd=identity)
+    done = run_command("check", "hello.yaml", "queue.yaml", "shop.yaml", "--plugin-dir", "plugins", cwd=identity)
     assert done.returncode == 0, done.stderr
 
 
