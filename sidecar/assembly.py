@@ -29,16 +29,13 @@ from sidecar.downstream.tcp import TCPServerConnection
 from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.extension import KINDS
 from sidecar.facts import ConnectionFacts
-from sidecar.headers import Headers
 from sidecar.health_checks import HealthChecks
 from sidecar.http2 import H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
-from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
 from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
-from sidecar.proxy import replies
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.mirroring import MirrorRuntime, MirrorStats
@@ -52,6 +49,7 @@ from sidecar.telemetry.metrics import Registry
 from sidecar.transport.connector import connect
 from sidecar.transport.port import listen
 from sidecar.transport.wheel import TimerWheel
+from sidecar.unread import refuse_unread
 from sidecar.upstream.pool import Connector
 from sidecar.verdicts import BodyMode
 
@@ -95,6 +93,7 @@ class Sidecar:
         self._plugins: dict[tuple[str, str, str], tuple[Any, Account]] = {}
         self._stats: dict[str, ExchangeStats] = {}
         self._started: list[Any] = []
+        self._plugins_started = False
         self._connections = 0
         self._drained: Deferred[None] | None = None
 
@@ -109,7 +108,7 @@ class Sidecar:
         for cluster in self.config.clusters:
             self.connectors[cluster.name] = self._connector(cluster)
         listeners = [self._listener(listener) for listener in self.config.listeners]
-        for (kind, name, origin), (plugin, _account) in self._plugins.items():
+        for (kind, name, origin), (plugin, _account) in list(self._plugins.items()):
             if IPluginLifecycle.providedBy(plugin):
                 self._started.append(plugin)
                 try:
@@ -117,6 +116,7 @@ class Sidecar:
                 except Exception as error:
                     _log.debug("{kind} {name} could not start: {failure}", kind=kind, name=name, failure=Failure())
                     raise ConfigError([_problem(origin, f"{kind} {name} could not start: {error or type(error).__name__}")]) from error
+        self._plugins_started = True
         await self.health.start(self.config.warming_time)
         if self.state != "starting":
             # Told to stop in the meantime: nothing may open any more.
@@ -311,10 +311,13 @@ class Sidecar:
 
     # -- plugins -------------------------------------------------------------------------------------------------------------------------------------
 
-    def _plugin(self, ref: PluginRef, where: str) -> tuple[Any, Account]:
-        """The plugin of one entry in the configuration, made once for each entry: two filter chains that came from the same line share it (and its buckets)."""
+    def _plugin(self, ref: PluginRef, where: str, is_shared: bool = True) -> tuple[Any, Account]:
+        """The plugin of one entry in the configuration. Where `is_shared` it is made once for each entry: two filter chains that came from the same line share
+        it (and its buckets).
+        """
+        is_shared = is_shared and bool(ref.origin)
         key = (ref.kind, ref.name, ref.origin or where)
-        pair = self._plugins.get(key) if ref.origin else None
+        pair = self._plugins.get(key) if is_shared else None
         if pair is None:
             account = Account(ref.kind, ref.name, ref.fail_open)
             if ref.kind in ACCOUNTED_KINDS:
@@ -330,7 +333,7 @@ class Sidecar:
                 _log.failure("{kind} {name} could not be made", kind=ref.kind, name=ref.name)
                 raise ConfigError([_problem(ref.origin, f"{ref.kind} {ref.name} could not be made: {type(error).__name__}: {error}")]) from error
             pair = (plugin, account)
-            self._plugins[(*key[:2], key[2] if ref.origin else f"{where}#{len(self._plugins)}")] = pair
+            self._plugins[(*key[:2], key[2] if is_shared else f"{ref.origin or where}#{len(self._plugins)}")] = pair
         return pair
 
     def _context(self, name: str) -> PluginContext:
@@ -348,7 +351,6 @@ class Sidecar:
     # -- the cluster ---------------------------------------------------------------------------------------------------------------------------------
 
     def _connector(self, cluster: model.Cluster) -> Connector:
-        balancer, _account = self._plugin(cluster.balancer, f"cluster {cluster.name}")
         security = None
         if cluster.tls is not None:
             try:
@@ -357,50 +359,25 @@ class Sidecar:
                 raise ConfigError([_problem(cluster.origin, str(error))]) from None
             security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "")
         later = partial(self.reactor.callLater, 0)
-        connector = Connector(cluster, balancer, partial(self._dial, cluster), self.reactor.seconds, self.wheel.timer, security, later)
+        make_balancer = partial(self._balancer, cluster)
+        dial = partial(self._dial, cluster)
+        connector = Connector(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, later, make_balancer, self.config.node.locality)
         h2 = multiplex(connector, cluster, self.reactor, self.wheel.timer)
         if h2 is not None:
             self.h2_clusters.append((cluster.name, h2))
         self.health.add(cluster, connector, security, lambda cluster: partial(self._dial, cluster))
         return connector
 
+    def _balancer(self, cluster: model.Cluster) -> Any:
+        """A balancer for one group of the cluster's endpoints; more may be needed while the sidecar runs."""
+        balancer, _account = self._plugin(cluster.balancer, f"cluster {cluster.name}", is_shared=False)
+        if self._plugins_started and IPluginLifecycle.providedBy(balancer):
+            self._started.append(balancer)
+            maybeDeferred(balancer.start).addErrback(partial(_log.failure, "a balancer of cluster {cluster} failed to start", cluster=cluster.name))
+        return balancer
+
     def _dial(self, cluster: model.Cluster, address: Address, protocol: Any, tls: Any) -> Any:
         return connect(self.reactor, address, protocol, cluster.connect_timeout, bind_address=cluster.bind_address, tls=tls)
-
-
-def refuse_unread(http: HTTPRuntime, caller: Any, connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
-    """The reply to bytes that are no request; it is recorded and counted like any other exchange."""
-    http.bad_requests += 1
-    unread = RequestHead(b"-", b"-", b"", Headers(), version=11)
-    exchange = Exchange(http, caller, _Nobody(), unread, now)
-    exchange.fail(error)
-    return replies.error_reply(error)
-
-
-class _Nobody:
-    """The downstream of an exchange that has no request: takes everything."""
-
-    class timer:
-        """Never set."""
-
-        @staticmethod
-        def clear() -> None:
-            """Nothing."""
-
-    def send_head(self, head: object) -> None:
-        """Nothing."""
-
-    def send_data(self, chunk: bytes) -> None:
-        """Nothing."""
-
-    def send_end(self, trailers: object) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
-
-    def release(self) -> None:
-        """Nothing."""
 
 
 class _Tracer:

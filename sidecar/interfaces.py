@@ -9,6 +9,7 @@ what they raise is counted, logged, and answered with 500 (or passed over when t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from zope.interface import Attribute, Interface
@@ -92,6 +93,8 @@ class IExchange(Interface):
 
     def hash_key() -> object:
         """The number (int) that the route's hash policies make of this request, for balancers; None without any."""
+
+    metadata_match = Attribute("tuple of (name, value) pairs, sorted: the metadata that the route asks of endpoints in the cluster in use; None for none")
 
 
 class ITracer(Interface):
@@ -202,13 +205,23 @@ class IExchangeDone(Interface):
 
 
 class IBalancer(Interface):
-    """Kind `balancer`: which endpoint? One instance for each cluster. Synchronous."""
+    """Kind `balancer`: which endpoint? One instance for each group of endpoints that are as good as each other: a cluster has one, and more only when it has several priorities, localities or
+    subsets at a time. Synchronous."""
 
     def update(endpoints: list[Any]) -> None:
-        """The endpoints that may be used now, whenever they change: objects with `address` (Address), `weight` (int > 0) and `active` (int: requests running). Keep what still fits."""
+        """The endpoints that may be used now, whenever they or their weights change; the first time with none. Objects with `address` (Address), `weight` (int > 0), `active` (int:
+        requests running) and `configured` (`sidecar.model.Endpoint`). The list may be kept. Keep what still fits."""
 
     def pick(exchange: Any, tried: tuple[Any, ...]) -> object:
         """One of the endpoints, not one of `tried` unless nothing else is left; None when there is none at all. `exchange` may be None (the sidecar's own requests)."""
+
+
+class IGradualBalancer(Interface):
+    """A balancer whose update takes long when there are thousands of endpoints."""
+
+    def updating(endpoints: list[Any]) -> Iterator[None]:
+        """In the place of `update`: an iterator that does the same in steps of about a millisecond. It is advanced once for each turn of the reactor; until it ends `pick` goes on as before.
+        Only one runs at a time."""
 
 
 class IOutcomeObserver(Interface):

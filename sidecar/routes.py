@@ -66,13 +66,25 @@ class RouteBuilder:
         if route.cluster is not None:
             runtime.connector = self._connectors.get(route.cluster)
             runtime.cluster_name = route.cluster
+            runtime.metadata_matches = self._subsets(route, [(route.cluster, {})])
         elif route.weighted_clusters:
             connectors = [self._connectors[each.cluster] for each in route.weighted_clusters]
             pick = compile_weights([each.weight for each in route.weighted_clusters])
             runtime.pick_connector = lambda random: connectors[pick(random)]
+            runtime.metadata_matches = self._subsets(route, [(each.cluster, each.metadata_match) for each in route.weighted_clusters])
         else:
             runtime.answer = _answer(route)
         return runtime
+
+    def _subsets(self, route: model.Route, clusters: list[tuple[str, dict[str, str]]]) -> dict[str, tuple[tuple[str, str], ...]] | None:
+        """What metadata the route asks for in each cluster, made known there."""
+        matches = {}
+        for cluster, own in clusters:
+            match = tuple(sorted({**route.metadata_match, **own}.items()))
+            if match and cluster in self._connectors:
+                matches[cluster] = match
+                self._connectors[cluster].add_subset(match)
+        return matches or None
 
     def _retry_rules(self, route: model.Route, retry: model.Retry) -> RetryRules:
         """The limits, and the policy in use: the one that is named, else the built-in one with the conditions that stand beside the limits."""

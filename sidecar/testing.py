@@ -104,6 +104,7 @@ class FakeExchange:
         self.grpc_status: int | None = None
         # What the route's hash policies make of the request.
         self.key: int | None = None
+        self.metadata_match: tuple[tuple[str, str], ...] | None = None
 
     def note(self, who: str, what: str) -> None:
         """See `IExchange.note`."""

@@ -142,7 +142,7 @@ def test_metrics_of_the_table_exist() -> None:
     """No row of the table is about a metric that there is no more."""
     code = "".join(path.read_text() for path in (ROOT / "sidecar").rglob("*.py"))
     for name in codes(section("Metrics")):
-        stem = re.sub(r"^sidecar_(downstream_connections|upstream|plugin|mirror)_|_total$", "", name)
+        stem = re.sub(r"^sidecar_(downstream_connections|upstream|endpoint|plugin|mirror)_|_total$", "", name)
         assert name in code or f'"{stem}"' in code, name
 
 

@@ -7,6 +7,7 @@ import resource
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sidecar.admin.cluster_metrics import register_cluster_metrics
 from sidecar.admin.retry_metrics import register_retry_metrics
 
 Numbers = Mapping[tuple[str, ...], float]
@@ -37,7 +38,7 @@ def register_runtime_metrics(sidecar: Any) -> None:
         type="counter",
     )
     _register_tunnels(sidecar, add)
-    _register_clusters(sidecar, add)
+    register_cluster_metrics(sidecar, add)
     register_retry_metrics(add, lambda: sidecar.connectors)
     _register_mirrors(sidecar, add)
     _register_plugins(sidecar, add)
@@ -83,34 +84,6 @@ def _register_tunnels(sidecar: Any, add: Callable[..., None]) -> None:
 
 def _tunnel_octets(sidecar: Any, place: int) -> Callable[[], Numbers]:
     return lambda: {(http.name,): http.octets_of_tunnels()[place] for http in sidecar.https}
-
-
-def _register_clusters(sidecar: Any, add: Callable[..., None]) -> None:
-    labels = ("cluster",)
-    add(
-        "sidecar_upstream_connections",
-        "Connections open or being opened now.",
-        lambda: {(name,): each.connections for name, each in sidecar.connectors.items()},
-        labels,
-    )
-    add(
-        "sidecar_upstream_pending",
-        "Requests waiting for a connection now.",
-        lambda: {(name,): each.pending for name, each in sidecar.connectors.items()},
-        labels,
-    )
-    for counter, help in (
-        ("requests", "Attempts."),
-        ("connections_opened", "Connections begun."),
-        ("connect_failures", "Connections that failed."),
-        ("overflows", "Requests refused because of max_pending."),
-        ("no_endpoint", "Requests refused because there was no endpoint."),
-    ):
-        add(f"sidecar_upstream_{counter}_total", help, _cluster_counter(sidecar, counter), labels, type="counter")
-
-
-def _cluster_counter(sidecar: Any, counter: str) -> Callable[[], Numbers]:
-    return lambda: {(name,): each.counters[counter] for name, each in sidecar.connectors.items()}
 
 
 def _register_mirrors(sidecar: Any, add: Callable[..., None]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from random import Random
 from typing import Any
 
 from sidecar.cluster.shares import Shares
+from sidecar.cluster.slices import Slices
 
 
 def hash64(text: bytes) -> int:
@@ -15,7 +17,7 @@ def hash64(text: bytes) -> int:
 
 
 class Keyed:
-    """A balancer whose choice hangs on the exchange's key. Subclasses say `by_key` and `build`. Without a key the choice is random, by weight."""
+    """A balancer whose choice hangs on the exchange's key. Subclasses say `by_key` and `building`. Without a key the choice is random, by weight."""
 
     __slots__ = ("random", "shares")
 
@@ -25,11 +27,20 @@ class Keyed:
 
     def update(self, endpoints: list[Any]) -> None:
         """Use these from now on; most keys stay where they are."""
-        self.shares = Shares(endpoints)
-        self.build(endpoints)
+        for _ in self.updating(endpoints):
+            pass
 
-    def build(self, endpoints: list[Any]) -> None:
-        """Work out where keys go."""
+    def updating(self, endpoints: list[Any]) -> Iterator[None]:
+        """See `IGradualBalancer.updating`."""
+        slices = Slices()
+        shares = Shares(endpoints)
+        if slices.done(len(endpoints)):
+            yield
+        yield from self.building(endpoints, slices)
+        self.shares = shares
+
+    def building(self, endpoints: list[Any], slices: Slices) -> Iterator[None]:
+        """Work out where keys go, and use it at the end."""
         raise NotImplementedError
 
     def by_key(self, key: int, tried: tuple[Any, ...]) -> Any:
@@ -48,4 +59,4 @@ class Keyed:
             tried = ()
         if key is not None:
             return self.by_key(key, tried)
-        return (shares.without(tried) if tried else shares).at(self.random())
+        return shares.untried(self.random, tried)

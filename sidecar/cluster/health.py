@@ -40,7 +40,6 @@ class Health:
     def snapshot(self, now: float) -> dict[str, Any]:
         """What `/clusters` shows."""
         return {
-            "healthy": not self.is_ejected,
             "consecutive_failures": self.in_row,
             "ejections": self.ejections,
             "ejected_for_seconds": round(max(0.0, self.ejected_until - now), 1),
@@ -51,7 +50,7 @@ class Health:
 class OutlierJudge:
     """Judges the endpoints of one cluster. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection."""
 
-    __slots__ = ("_dice", "_ejected", "_settings", "healths", "next_interval")
+    __slots__ = ("_dice", "_ejected", "_out", "_settings", "healths", "next_interval")
 
     def __init__(
         self,
@@ -64,8 +63,14 @@ class OutlierJudge:
         self._settings = settings
         self._dice = dice
         self._ejected = ejected
-        self.healths = healths
         self.next_interval = now + settings.interval
+        self.watch(healths)
+
+    def watch(self, healths: Sequence[Health]) -> None:
+        """These are the endpoints from now on."""
+        self.healths = healths
+        # How many are ejected: asked at each failure.
+        self._out = sum(health.is_ejected for health in healths)
 
     def observe(self, health: Health, status: int, now: float) -> bool:
         """An attempt at this endpoint ended with `status` (503 for a connection that failed or broke, 504 for no answer in time). Was it ejected for it?"""
@@ -107,9 +112,10 @@ class OutlierJudge:
         return changed
 
     def forgive(self, health: Health) -> None:
-        """It is used again, with a clean slate."""
+        """An ejected one is used again, with a clean slate."""
         health.ejected_until = 0.0
         health.in_row = health.gateway_in_row = 0
+        self._out -= 1
 
     def next_change(self) -> float:
         """When `sweep` is to be called next, seconds."""
@@ -152,9 +158,9 @@ class OutlierJudge:
         settings = self._settings
         if health.is_ejected or not enforcing or (enforcing < 100 and self._dice() * 100.0 >= enforcing):
             return False
-        out = sum(each.is_ejected for each in self.healths)
-        if 100.0 * out >= settings.max_ejection_percent * len(self.healths):
+        if 100.0 * self._out >= settings.max_ejection_percent * len(self.healths):
             return False
+        self._out += 1
         health.times += 1
         health.ejections += 1
         seconds = min(settings.base_ejection_time * health.times, max(settings.base_ejection_time, settings.max_ejection_time))
@@ -163,22 +169,3 @@ class OutlierJudge:
         health.in_row = health.gateway_in_row = 0
         self._ejected(health, seconds)
         return True
-
-
-def usable(endpoints: Sequence[Any], panic_percent: float) -> tuple[list[Any], bool]:
-    """Which endpoints (with `weight` and what is known of their health) a balancer may use, and whether that is panic: when fewer than `panic_percent` of
-    them are well, all are used, because the few would not survive everybody's requests, and whatever told that the others are ill may be wrong.
-    """
-    weighted = [endpoint for endpoint in endpoints if endpoint.weight > 0]
-    # Those that leave anyway are missed by nobody.
-    staying = [endpoint for endpoint in weighted if endpoint.configured.health != "draining"] or weighted
-    well = [endpoint for endpoint in staying if is_well(endpoint)]
-    if len(well) < len(staying) and 100.0 * len(well) < panic_percent * len(staying):
-        return staying, True
-    return well, False
-
-
-def is_well(endpoint: Any) -> bool:
-    """Does nobody say anything against it: discovery, active checks, its own answers?"""
-    health = endpoint.health
-    return endpoint.configured.health == "healthy" and endpoint.check_failure is None and (health is None or not health.is_ejected)

@@ -44,11 +44,10 @@ class LeastRequest:
         shares = self.shares
         if not shares.endpoints:
             return None
-        if tried:
-            shares = shares.without(tried)
-        best = shares.at(self.random())
+        random = self.random
+        best = shares.untried(random, tried)
         for _ in self._more:
-            other = shares.at(self.random())
+            other = shares.untried(random, tried) if tried else shares.at(random())
             if other.active * best.weight < best.active * other.weight:
                 best = other
         return best

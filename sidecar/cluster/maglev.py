@@ -6,18 +6,20 @@ take turns at taking the first free one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 from zope.interface import implementer
 
 from sidecar.cluster.hashing import Keyed, hash64
-from sidecar.interfaces import IBalancer
+from sidecar.cluster.slices import Slices
+from sidecar.interfaces import IBalancer, IGradualBalancer
 
 TABLE_SIZE = 16_381  # a prime; Envoy's 65537 would stop the event loop for longer than 20 ms at each update
 
 
-@implementer(IBalancer)
+@implementer(IBalancer, IGradualBalancer)
 class Maglev(Keyed):
     """Balancer `maglev`."""
 
@@ -39,37 +41,46 @@ class Maglev(Keyed):
         self._table: list[Any] = []
         self._owners: frozenset[Any] = frozenset()
 
-    def build(self, endpoints: list[Any]) -> None:
+    def building(self, endpoints: list[Any], slices: Slices) -> Iterator[None]:
         """Take turns, the lighter ones less often, until every place is taken."""
         size = self._size
-        self._table, self._owners = [], frozenset()
         # Nobody beyond the table's size could get a place.
         entries = sorted(endpoints, key=lambda endpoint: str(endpoint.address))[:size]
         if not entries:
+            self._table, self._owners = [], frozenset()
             return
-        table: list[Any] = [None] * size
         heaviest = max(endpoint.weight for endpoint in entries)
         # [endpoint, next place to try, step, weight, what it has gathered towards its next turn]
         turns = []
         for endpoint in entries:
             name = str(endpoint.address).encode()
             turns.append([endpoint, hash64(name + b"/offset") % size, hash64(name + b"/skip") % (size - 1) + 1, endpoint.weight, 0])
-        free = size
+            if slices.done(2):
+                yield
+        table: list[Any] = [None] * size
+        yield from self._filled(table, turns, heaviest, slices)
+        self._table, self._owners = table, frozenset(table)
+
+    def _filled(self, table: list[Any], turns: list[list[Any]], heaviest: int, slices: Slices) -> Iterator[None]:
+        size = free = self._size
         while True:
             for turn in turns:
                 turn[4] += turn[3]
-                if turn[4] < heaviest:
-                    continue
-                turn[4] -= heaviest
-                place, step = turn[1], turn[2]
-                while table[place] is not None:
-                    place = (place + step) % size
-                table[place] = turn[0]
-                turn[1] = place
-                free -= 1
-                if not free:
-                    self._table, self._owners = table, frozenset(table)
-                    return
+                pieces = 1
+                if turn[4] >= heaviest:
+                    turn[4] -= heaviest
+                    place, step = turn[1], turn[2]
+                    while table[place] is not None:
+                        place = (place + step) % size
+                        pieces += 1
+                    table[place] = turn[0]
+                    turn[1] = place
+                    free -= 1
+                    if not free:
+                        return
+                # The last free places take a long search: it counts, at about ten probes to a piece.
+                if slices.done(1 + pieces // 10):
+                    yield
 
     def by_key(self, key: int, tried: tuple[Any, ...]) -> Any:
         """The owner of the key's place, or of the next place whose owner was not tried."""

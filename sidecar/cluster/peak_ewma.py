@@ -62,9 +62,7 @@ class PeakEWMA:
         shares = self.shares
         if not shares.endpoints:
             return None
-        if tried:
-            shares = shares.without(tried)
-        first, second = shares.at(self.random()), shares.at(self.random())
+        first, second = shares.untried(self.random, tried), shares.untried(self.random, tried)
         if first is second:
             return first
         now = self._now()

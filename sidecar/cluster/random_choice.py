@@ -34,6 +34,4 @@ class RandomChoice:
         shares = self.shares
         if not shares.endpoints:
             return None
-        if tried:
-            shares = shares.without(tried)
-        return shares.at(self.random())
+        return shares.untried(self.random, tried)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 from zope.interface import implementer
 
 from sidecar.cluster.hashing import Keyed, hash64
-from sidecar.interfaces import IBalancer
+from sidecar.cluster.slices import Slices
+from sidecar.interfaces import IBalancer, IGradualBalancer
 
 PLACES = 256  # of the lightest endpoint: shares right to about 6 %. Envoy divides one number among all, so one that leaves changes all places
 MAXIMUM_RING_SIZE = 65_536  # Envoy's 8 Mi would take seconds to build here
 
 
-@implementer(IBalancer)
+ARC_BITS = 8  # a ring of 64 Ki places is sorted in 256 arcs of about 256 places
+RANK_BITS = 32  # more endpoints than there are addresses
+
+
+@implementer(IBalancer, IGradualBalancer)
 class RingHash(Keyed):
     """Balancer `ring-hash`."""
 
@@ -35,20 +41,39 @@ class RingHash(Keyed):
         # address -> its places so far, so that an update hashes only what is new
         self._places_of: dict[str, list[int]] = {}
 
-    def build(self, endpoints: list[Any]) -> None:
-        """Each endpoint gets places by weight."""
-        known, self._places_of = self._places_of, {}
-        ring = []
-        for endpoint, count in zip(endpoints, self._counts([endpoint.weight for endpoint in endpoints]), strict=True):
-            name = str(endpoint.address)
+    def building(self, endpoints: list[Any], slices: Slices) -> Iterator[None]:
+        """Each endpoint gets places by weight. To sort a large ring would take too long at once, so it is sorted arc by arc."""
+        known, hashed = self._places_of, {}
+        # In the order of their names, which decide between two at the same place, so that the order of the endpoints does not.
+        named = sorted([(str(endpoint.address), number) for number, endpoint in enumerate(endpoints)])
+        if slices.done(2 * len(named)):
+            yield
+        counts = self._counts([endpoint.weight for endpoint in endpoints])
+        # Place and rank in one number: tens of thousands of pairs would keep the collector busy for longer than a step.
+        arcs: list[list[int]] = [[] for _ in range(1 << ARC_BITS)]
+        for rank, (name, number) in enumerate(named):
+            count = counts[number]
             places = known.get(name, [])
             places += [hash64(b"%b_%d" % (name.encode(), number)) for number in range(len(places), count)]
-            self._places_of[name] = places
-            ring += [(place, name, endpoint) for place in places[:count]]
-        # The name decides between two at the same place, so that the order of the endpoints does not.
-        ring.sort(key=lambda entry: entry[:2])
-        self._places = [entry[0] for entry in ring]
-        self._owners = [entry[2] for entry in ring]
+            hashed[name] = places
+            for place in places[:count]:
+                arcs[place >> 64 - ARC_BITS].append(place << RANK_BITS | rank)
+            if slices.done(count + 2):
+                yield
+        ring_places: list[int] = []
+        owners: list[Any] = []
+        ranked = [endpoints[number] for _, number in named]
+        arcs.reverse()
+        while arcs:
+            # Taken out, so that it is freed now and not with all the others.
+            arc = arcs.pop()
+            arc.sort()
+            ring_places += [entry >> RANK_BITS for entry in arc]
+            owners += [ranked[entry & (1 << RANK_BITS) - 1] for entry in arc]
+            if slices.done(len(arc)):
+                yield
+        self._places_of = hashed
+        self._places, self._owners = ring_places, owners
 
     def _counts(self, weights: list[int]) -> list[int]:
         """Places for each weight."""

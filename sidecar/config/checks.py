@@ -6,21 +6,20 @@ The tables are shared with the JSON Schema; the functions hold what a schema can
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 
+from sidecar.config.cluster_checks import CLUSTER_CHECKS, http_limits
 from sidecar.config.convert import Check, Record
+from sidecar.config.problems import SPIFFE_SEGMENT, TRUST_DOMAIN, each, host_problem, pattern_problem, prefix_problem, spiffe_problem
 from sidecar.config.retry_checks import RETRY_CHECKS, route_retry
 from sidecar.config.suggest import did_you_mean, listing
 from sidecar.extension import KINDS
 from sidecar.headers import field
 from sidecar.model import (
     ChainMatch,
-    Cluster,
     DirectResponse,
     DownstreamTLS,
-    Endpoint,
     FilterChain,
     FilterOverride,
     HashPolicy,
@@ -68,68 +67,10 @@ PLACES: dict[tuple[str, str], tuple[str, ...]] = {
 FRAMING_FIELDS = {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 HTTP_ALPN = ("h2", "http/1.1", "http/1.0")  # what the HTTP codec speaks; to offer more would let a client choose what cannot be served
-MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
 
-TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
-SPIFFE_SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]+")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*")
 
 Report = Callable[[str], None]
-
-
-def spiffe_problem(text: str) -> str:
-    """What is wrong with `text` as a SPIFFE ID (SPIFFE-ID, section 2), or ""."""
-    trust_domain, slash, path = text.removeprefix("spiffe://").partition("/")
-    if not text.startswith("spiffe://") or len(text) > 2048:
-        return f"expected a SPIFFE ID such as spiffe://example.org/ns/shop/sa/orders, got {text!r}"
-    if TRUST_DOMAIN.fullmatch(trust_domain) is None:
-        return f"the trust domain {trust_domain!r} of a SPIFFE ID holds lower-case letters, digits, '.', '-' and '_' only"
-    if slash and any(SPIFFE_SEGMENT.fullmatch(segment) is None for segment in path.split("/")):
-        return f"the path of the SPIFFE ID {text!r} has an empty segment, '.', '..' or a character other than letters, digits, '.', '-' and '_'"
-    return ""
-
-
-def host_problem(text: str, port: bool = False) -> str:
-    """What is wrong with `text` as a host name or IP address (with `port`: a port may follow), or ""."""
-    host = text
-    if port and (match := re.fullmatch(r"(.+):([0-9]{1,5})", text)) and (match[1].endswith("]") or ":" not in match[1]):
-        host = match[1]
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            ipaddress.IPv6Address(host[1:-1])
-        except ValueError:
-            return f"not an IPv6 address in brackets: {text!r}"
-        return ""
-    return "" if _HOST.fullmatch(host) and len(host) <= 253 else f"expected a host name, got {text!r}"
-
-
-def pattern_problem(text: str) -> str:
-    """What is wrong with `text` as a domain pattern: exact, "*.suffix", "prefix.*" or "*"; or ""."""
-    if text == "*":
-        return ""
-    bare = text[2:] if text.startswith("*.") else text[:-2] if text.endswith(".*") else text
-    if re.search(r":[0-9]+$", bare) and host_problem(bare):
-        return f"the port of the request is ignored; write {text.rpartition(':')[0]!r}"
-    return f"expected a host name, '*.suffix', 'prefix.*' or '*', got {text!r}" if host_problem(bare) else ""
-
-
-def prefix_problem(text: str) -> str:
-    """What is wrong with `text` as an IP address or prefix ("10.0.0.0/8"), or ""."""
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        try:
-            return f"the prefix {text!r} has bits beyond its length; write {str(ipaddress.ip_network(text, strict=False))!r}"
-        except ValueError:
-            return f"expected an IP address or prefix such as 10.0.0.0/8, got {text!r}"
-    return ""
-
-
-def _each(record: Record, key: str, problem: Callable[[str], str]) -> None:
-    for text, report in record.texts(key):
-        if sentence := problem(text):
-            report(sentence)
 
 
 def _regex(record: Record, key: str) -> re.Pattern[str] | None:
@@ -191,7 +132,7 @@ def route_match(record: Record) -> None:
         if key == "segment_prefix" and len(text) > 1 and text.endswith("/"):
             record.problem(f"write it without the '/' at its end: {text.rstrip('/')!r}", key)
     _regex(record, "regex")
-    _each(record, "methods", _method)
+    each(record, "methods", _method)
     for index, header in enumerate(record.get("headers", ())):
         if _TOKEN.fullmatch(header.name) is None:
             record.problem(f"not a field name: {header.name!r} (item {index})", "headers")
@@ -308,25 +249,25 @@ def route(record: Record) -> None:
 
 def virtual_host(record: Record) -> None:
     """Domains are patterns."""
-    _each(record, "domains", pattern_problem)
+    each(record, "domains", pattern_problem)
     if "domains" in record.keys and record.get("domains") == ():
         record.problem("expected at least one domain", "domains")
 
 
 def downstream_tls(record: Record) -> None:
     """Trust domains are names; only spoken protocols are offered."""
-    _each(record, "trust_domains", _domain)
+    each(record, "trust_domains", _domain)
     if record.parent is not None and record.parent.has("http"):
-        _each(record, "alpn", _alpn)
+        each(record, "alpn", _alpn)
 
 
 def upstream_tls(record: Record) -> None:
     """Identities are SPIFFE IDs; names are host names; only spoken protocols are offered."""
-    _each(record, "identities", spiffe_problem)
-    _each(record, "trust_domains", _domain)
-    _each(record, "hostname", host_problem)
-    _each(record, "server_name", host_problem)
-    _each(record, "alpn", _alpn)
+    each(record, "identities", spiffe_problem)
+    each(record, "trust_domains", _domain)
+    each(record, "hostname", host_problem)
+    each(record, "server_name", host_problem)
+    each(record, "alpn", _alpn)
     if record.has("hostname") and record.has("trust_domains"):
         record.problem("`trust_domains` are for workloads, `hostname` is for ordinary servers; expected one of them", "trust_domains")
 
@@ -336,9 +277,9 @@ def chain_match(record: Record) -> None:
     port = record.get("destination_port")
     if port is not None and not 1 <= port <= 65535:
         record.problem(f"expected a port from 1 to 65535, got {port}", "destination_port")
-    _each(record, "destination_prefixes", prefix_problem)
-    _each(record, "source_prefixes", prefix_problem)
-    _each(record, "server_names", pattern_problem)
+    each(record, "destination_prefixes", prefix_problem)
+    each(record, "source_prefixes", prefix_problem)
+    each(record, "server_names", pattern_problem)
 
 
 def filter_chain(record: Record) -> None:
@@ -352,19 +293,9 @@ def filter_chain(record: Record) -> None:
         record.problem("this chain takes TLS connections, and HTTP cannot be read from them without `tls`", "http")
 
 
-def http_limits(record: Record) -> None:
-    """Sizes and counts are always limited."""
-    for key in ("head_bytes", "pipeline_bytes", "watermark_bytes"):
-        size = record.get(key)
-        if size is not None and size < MIN_LIMIT_BYTES:
-            record.problem(f"expected at least {MIN_LIMIT_BYTES} octets, got {size}", key)
-    if record.get("head_fields") == 0:
-        record.problem("expected at least 1, got 0", "head_fields")
-
-
 def http_manager(record: Record) -> None:
     """Upgrades are protocol names."""
-    _each(
+    each(
         record,
         "upgrades",
         lambda text: "" if _TOKEN.fullmatch(text.replace("/", "")) and text == text.lower() else f"expected a protocol's name in lower case, got {text!r}",
@@ -387,46 +318,17 @@ def listener(record: Record) -> None:
             record.problem(f"chain {index} matches the same as chain {matches.index(match)}, so it would never be taken", "filter_chains")
 
 
-def endpoint(record: Record) -> None:
-    """An address that can be connected to; its name is one."""
-    _each(record, "hostname", lambda text: host_problem(text) if text else "")
-    address = record.get("address")
-    if address is None or address.is_unix:
-        return
-    if address.port == 0:
-        record.problem("nothing can be connected to at port 0", "address")
-    if not address.is_ip and (sentence := host_problem(address.host)):
-        record.problem(sentence, "address")
-
-
-def cluster(record: Record) -> None:
-    """Limits are limits; the local address is one; each endpoint is listed once."""
-    http_limits(record)
-    addresses = [each.address for each in record.get("endpoints", ()) if isinstance(each, Endpoint)]
-    for address in sorted({each for each in addresses if addresses.count(each) > 1}) if len(set(addresses)) < len(addresses) else ():
-        record.problem(f"the endpoint {address} is listed more than once; write a `weight` instead", "endpoints")
-    bind = record.get("bind_address")
-    if bind is not None:
-        try:
-            ipaddress.ip_address(bind)
-        except ValueError:
-            record.problem(f"expected an IP address without port, got {bind!r}", "bind_address")
-    speaks_h2 = record.get("protocol", "h1") == "h2" or (record.get("protocol") == "auto" and record.has("tls"))
-    if not speaks_h2 and any(each.check.name == "grpc" for each in record.get("health_checks", ())):
-        record.problem("the health check grpc needs HTTP/2; write `protocol: h2`", "health_checks")
-
-
 def node(record: Record) -> None:
     """The names can stand in a SPIFFE ID."""
     for key in ("service", "namespace"):
-        _each(
+        each(
             record,
             key,
             lambda text: (
                 "" if SPIFFE_SEGMENT.fullmatch(text) else f"expected letters, digits, '.', '-' and '_' only (it becomes part of a SPIFFE ID), got {text!r}"
             ),
         )
-    _each(record, "trust_domain", _domain)
+    each(record, "trust_domain", _domain)
 
 
 def _alternatives(record: Record) -> None:
@@ -460,9 +362,8 @@ _OWN: dict[type, Check] = {
     HTTPLimits: http_limits,
     HTTPManager: http_manager,
     Listener: listener,
-    Endpoint: endpoint,
-    Cluster: cluster,
     Node: node,
+    **CLUSTER_CHECKS,
 }
 
 

@@ -312,6 +312,9 @@ class Expansion:
             circuit_breakers=self._given(service, "circuit_breakers"),
             outlier_detection=self._given(service, "outlier_detection"),
             health_checks=self._health_checks(service),
+            healthy_panic_threshold=self._given(service, "healthy_panic_threshold"),
+            locality_lb=self._given(service, "locality_lb"),
+            slow_start_config=self._given(service, "slow_start_config"),
         )
 
     def _health_checks(self, service: MappingNode) -> SequenceNode | None:

@@ -20,7 +20,9 @@ from sidecar.model import (
     FilterOverride,
     HTTPManager,
     Listener,
+    LocalityLB,
     Mirror,
+    Node,
     PluginRef,
     Route,
     RouteTable,
@@ -50,6 +52,8 @@ def check_references(conversion: Conversion, is_complete: bool = True) -> None:
     _references(conversion)
     _domains(conversion)
     _addresses(conversion)
+    _places(conversion)
+    _subsets(conversion)
     if is_complete:
         _overrides(conversion)
 
@@ -142,6 +146,28 @@ def _addresses(conversion: Conversion) -> None:
                 break
         name = f"the listener {record.get('name', '?')!r}" if record.cls is Listener else "the admin pages"
         taken.append((address, f"{name} in {_place(record, 'address')}"))
+
+
+def _places(conversion: Conversion) -> None:
+    """Nearness is measured from somewhere."""
+    for record in _of(conversion, LocalityLB):
+        root: Record = record
+        while root.parent is not None:
+            root = root.parent
+        places = [each for each in (root, *(each for each in _of(conversion, Node) if each.parent is root)) if each.has("locality")]
+        if record.get("mode") == "prefer" and not places:
+            record.problem("nobody is near as long as `locality` of this sidecar's node is not written", "mode")
+
+
+def _subsets(conversion: Conversion) -> None:
+    """Metadata is looked at only in clusters with subsets."""
+    clusters = {record.get("name"): record for record in _top_level(conversion, Cluster)}
+    for record in (each for each in conversion.records if each.cls in (Route, WeightedCluster) and each.get("metadata_match")):
+        used = [record.get("cluster")] if record.get("cluster") is not None else [share.cluster for share in record.get("weighted_clusters", ())]
+        for name in used:
+            cluster = clusters.get(name)
+            if cluster is not None and "lb_subset_config" not in cluster.keys:
+                record.problem(f"the cluster {name!r} has no `lb_subset_config`, so its endpoints' metadata would not be looked at", "metadata_match")
 
 
 def _overrides(conversion: Conversion) -> None:

@@ -23,14 +23,17 @@ from sidecar.model import (
     Hedge,
     Listener,
     Locality,
+    LocalityLB,
     Mirror,
     Name,
     OutlierDetection,
     Overload,
+    Percent,
     PluginRef,
     PoolLimits,
     Retry,
     RouteTable,
+    SlowStart,
 )
 from sidecar.model.health import AtLeastOne, Port, Positive
 
@@ -105,6 +108,9 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outlier_detection: OutlierDetection | None = None
     health_check: HealthCheckShort | None = None
     health_checks: tuple[HealthCheck, ...] | None = None
+    healthy_panic_threshold: Percent | None = None
+    locality_lb: LocalityLB | None = None
+    slow_start_config: SlowStart | None = None
     retry: Retry | None = None
     hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()

@@ -15,8 +15,13 @@ from msgspec import Meta, Struct, field
 
 from sidecar.address import Address
 from sidecar.model.endpoints import (
+    ENDPOINT_METRICS as ENDPOINT_METRICS,
+    OVERPROVISIONING_PERCENT as OVERPROVISIONING_PERCENT,
     Endpoint as Endpoint,
     Locality as Locality,
+    LocalityLB as LocalityLB,
+    SlowStart as SlowStart,
+    SubsetLB as SubsetLB,
 )
 from sidecar.model.health import (
     HEALTH_CHECK_CONCURRENCY as HEALTH_CHECK_CONCURRENCY,
@@ -115,10 +120,11 @@ class Rewrite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class WeightedCluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One share of a route's traffic: `weight` against the sum of all."""
+    """One share of a route's traffic: `weight` against the sum of all. `metadata_match`: beside the route's, for this cluster."""
 
     cluster: Name
     weight: Weight = 1
+    metadata_match: dict[str, str] = {}
 
 
 class Redirect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,6 +198,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retry: Retry | None = None
     hedge: Hedge | None = None
     mirrors: tuple[Mirror, ...] = ()
+    metadata_match: dict[str, str] = {}
     origin: Origin = ""
 
 
@@ -379,6 +386,11 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outlier_detection: OutlierDetection | None = None
     healthy_panic_threshold: Percent = 50
     health_checks: tuple[HealthCheck, ...] = ()
+    overprovisioning_factor: Annotated[int, Meta(ge=100, le=1000)] = OVERPROVISIONING_PERCENT
+    locality_lb: LocalityLB | None = None
+    slow_start_config: SlowStart | None = None
+    lb_subset_config: SubsetLB | None = None
+    endpoint_metrics: Count = ENDPOINT_METRICS
     head_bytes: Size = HEAD_BYTES
     head_fields: Count = HEAD_FIELDS
     watermark_bytes: Size = WATERMARK_BYTES

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sidecar.address import Address
 from sidecar.model.scalars import Count, Weight
+
+OVERPROVISIONING_PERCENT = 140  # Envoy: overprovisioning_factor; a priority with 5 of 7 endpoints healthy still takes all of its requests
+ENDPOINT_METRICS = 100  # endpoints of a cluster with metrics of their own, eight series each: what a scraper takes without a thought
 
 
 class Locality(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,3 +37,32 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, str] = {}
     health: Literal["healthy", "draining", "unhealthy"] = "healthy"
     hostname: str = ""
+
+
+class SlowStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint that is new, or well again, gets its share of requests little by little over `slow_start_window` (Envoy: slow_start_config). Its weight
+    grows with (time / window) ^ (1 / `aggression`): 1 is linear, more is faster at first. `min_weight_percent`: what it begins with.
+    """
+
+    slow_start_window: Annotated[float, Meta(ge=0.1, extra={"syntax": "duration"})]
+    aggression: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    min_weight_percent: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
+class LocalityLB(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How localities count. "prefer": those nearest to this sidecar's own locality are used first, farther ones when too few of those before are healthy
+    (Istio: locality failover). "weighted": each locality of a priority gets the share that its weight says, less while too few of its endpoints are healthy
+    (Envoy: locality_weighted_lb_config); `weights`: of "region", "region/zone" or "region/zone/sub_zone", 1 where none is written.
+    """
+
+    mode: Literal["prefer", "weighted"]
+    weights: dict[str, Weight] = {}
+
+
+class SubsetLB(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Routes with `metadata_match` use only the endpoints whose metadata has all of it (Envoy: lb_subset_config). `fallback_policy`: who serves when there is no such
+    endpoint, and requests without a match: nobody, any endpoint, or those that `default_subset` matches.
+    """
+
+    fallback_policy: Literal["no_fallback", "any_endpoint", "default_subset"] = "any_endpoint"
+    default_subset: dict[str, str] = {}

@@ -65,10 +65,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self.fail(error)
 
     def _observe(self, status: int) -> None:
-        """Tell the cluster how the attempt that was running ended, if it wants to know."""
-        observe = self._connector.observe
-        if observe is not None:
-            observe(self._picked, status, self.http.seconds() - self._attempt_began)
+        """Tell the cluster how the attempt that was running ended."""
+        self._attempt_ended(status, self.http.seconds() - self._attempt_began)
 
     def _may_try_again(self, stream: Any, error: UpstreamError) -> bool:
         """A pooled connection that the application closed at the wrong moment is not the client's trouble: once, for a request that may be sent twice and

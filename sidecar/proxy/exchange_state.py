@@ -186,6 +186,12 @@ class ExchangeState:
             self._cookie = (found, cookie)
         return found
 
+    @property
+    def metadata_match(self) -> tuple[tuple[str, str], ...] | None:
+        """The metadata that the route asks of endpoints in the cluster in use."""
+        route = self.route
+        return None if route is None or route.metadata_matches is None else route.metadata_matches.get(self.cluster_name)
+
     def note(self, who: str, what: str) -> None:
         """Add a line to the decision record."""
         self.notes.append((who, what))

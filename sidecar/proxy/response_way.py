@@ -40,8 +40,8 @@ class ResponseWay(PluginCalls):
         grpc = self.grpc
         if grpc is not None:
             self._call_answered(grpc, head, now - self._attempt_began)
-        elif (observe := self._connector.observe) is not None:
-            observe(self._picked, head.status, now - self._attempt_began)
+        elif head.status >= 500 or self._connector.observe is not None:
+            self._attempt_ended(head.status, now - self._attempt_began)
         retry = self._retry
         if retry is not None:
             if head.status in retry.statuses and self._retries_response(retry, head):
@@ -66,6 +66,14 @@ class ResponseWay(PluginCalls):
         if head.end_stream:
             self._response_complete()
 
+    def _attempt_ended(self, status: int, seconds: float) -> None:
+        """An attempt was answered, or will not be (503: it broke, 504: no answer in time): count it, and tell who watches endpoints."""
+        if status >= 500:
+            self._picked.errors += 1
+        observe = self._connector.observe
+        if observe is not None:
+            observe(self._picked, status, seconds)
+
     def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> None:
         """How a call went stands in its trailers: who watches endpoints is told then. A head that is all of the answer has it, and one that is no gRPC says it
         by its status.
@@ -78,16 +86,12 @@ class ResponseWay(PluginCalls):
             else:
                 status = head.status
                 call.status = from_http_status(status)
-            observe = self._connector.observe
-            if observe is not None:
-                observe(self._picked, status, seconds)
+            self._attempt_ended(status, seconds)
 
     def _call_ended(self, call: GRPCCall, trailers: Headers | None) -> None:
         if call.status is None:
             status = outcome(call, trailers)
-            observe = self._connector.observe
-            if observe is not None:
-                observe(self._picked, status, call.head_seconds)
+            self._attempt_ended(status, call.head_seconds)
 
     def _response_head_hooks(self, index: int) -> bool:
         """Run response hooks from `index` on; False when the exchange went another way (or waits)."""

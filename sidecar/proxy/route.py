@@ -28,6 +28,7 @@ class RouteRuntime:
         "edit_response",
         "hash_key",
         "idle_timeout",
+        "metadata_matches",
         "mirrors",
         "name",
         "pick_connector",
@@ -55,6 +56,8 @@ class RouteRuntime:
         self.edit_response: HeadEdit | None = None
         # (head, peer, new value) -> (key, Set-Cookie); for balancers that hash.
         self.hash_key: Callable[..., tuple[int | None, Any]] | None = None
+        # Cluster -> the metadata that its endpoints must have; None without any.
+        self.metadata_matches: dict[str, tuple[tuple[str, str], ...]] | None = None
         self.timeout = 0.0
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False

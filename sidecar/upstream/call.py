@@ -13,7 +13,7 @@ from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamClosed, U
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
 from sidecar.message import RequestHead, ResponseHead
-from sidecar.upstream.pool import SAFE
+from sidecar.upstream.replay import SAFE
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sidecar.cluster.grouping import is_well
 from sidecar.model import Endpoint, Locality
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class EndpointPool:
     """
 
     __slots__ = (
-        "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed",
-        "per_try_timeouts", "requests", "retries", "text", "waiting", "weight",
+        "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed",
+        "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -39,12 +40,15 @@ class EndpointPool:
         self.failures = 0
         # Attempts at it that another one followed, and those that took too long.
         self.retries = self.per_try_timeouts = 0
+        self._succeeded = 0
         # Answers of 500 and above, and attempts that broke or were not answered in time.
         self.errors = 0
         # `cluster.health.Health` where the cluster's endpoints are under watch.
         self.health: Any = None
         # Why active checks say that it is ill; None: they do not.
         self.check_failure: str | None = None
+        # Since when it is well, seconds, where new ones start slowly; None: it is not.
+        self.used_since: float | None = None
         # No connection is kept: it left the cluster, or everything stops.
         self.is_closed = False
 
@@ -67,6 +71,18 @@ class EndpointPool:
     def hostname(self) -> str:
         """Its own name, "" when it has none."""
         return self.configured.hostname
+
+    @property
+    def is_well(self) -> bool:
+        """Does nobody say anything against it?"""
+        return is_well(self)
+
+    @property
+    def successes(self) -> int:
+        """Attempts that were answered with a status below 500, or given up by who asked."""
+        # One that has failed and still runs is counted twice here; a counter never goes back.
+        self._succeeded = max(self._succeeded, self.requests - self.active - self.errors)
+        return self._succeeded
 
     def __repr__(self) -> str:
         return f"<EndpointPool {self.address} active={self.active} idle={len(self.idle)} connecting={len(self.connecting)} waiting={len(self.waiting)}>"

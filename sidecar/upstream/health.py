@@ -34,13 +34,15 @@ class EndpointWatch:
         self._timer = timer(self._sweep)
         self._timer.set(self._judge.next_change())
 
-    def adopt(self, pools: Sequence[Any]) -> None:
-        """These are the cluster's endpoints now: objects with `text` and `health`, which is set here. What is known of those that stay is kept."""
+    def admit(self, pool: Any) -> None:
+        """An endpoint that joins: its `health` is set. One that was here before is taken as it was."""
+        if pool.health is None:
+            pool.health = Health(pool.text)
+
+    def watch(self, pools: Sequence[Any]) -> None:
+        """These are the cluster's endpoints now, all of them admitted."""
         self._pools = pools
-        for pool in pools:
-            if pool.health is None:
-                pool.health = Health(pool.text)
-        self._judge.healths = [pool.health for pool in pools]
+        self._judge.watch([pool.health for pool in pools])
 
     def forgive(self, pool: Any) -> bool:
         """An active check found it well: if it is ejected, it is not any more. Was it?"""

@@ -1,4 +1,4 @@
-"""A cluster's endpoints over time: who is in it, what is known of each, and which of them the balancer may use now.
+"""A cluster's endpoints over time: who is in it, and what is known of each. Who of them is used is worked out in `upstream.usage`.
 
 Everything that says something about endpoints ends here: the configuration or discovery (`set`), active checks (`set_checked`), answers (`upstream.health`).
 A change is worked off in steps of bounded length, one for each turn of the reactor, so that ten thousand endpoints do not stop everybody's requests; a change
@@ -8,34 +8,35 @@ that fits into one step is done when the call returns. Until a new set is in use
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from twisted.logger import Logger
 
 from sidecar.address import Address
-from sidecar.cluster.health import usable
+from sidecar.cluster.grouping import Match
+from sidecar.cluster.slices import Slices
 from sidecar.model import Cluster, Endpoint
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.health import EndpointWatch
+from sidecar.upstream.usage import Usage, why_out
 
 _log = Logger(namespace="sidecar.upstream")
 
-# Endpoints looked at in one step: about a millisecond, a twentieth of what anybody notices.
-SLICE = 256
+# Endpoints that observers are told of, and whose connections are let go of, at a time: each may cost a hundred times what a look at it does.
+CHUNK = 50
 
 Observer = Callable[[list[EndpointPool], list[EndpointPool]], object]
 
 
 class Members:
-    """`later(call)` calls in the next turn of the reactor; None does everything at once. `retire(pool)` lets go of the connections of one that left."""
+    """`later(call)` calls in the next turn of the reactor; None does everything at once. `retire(pool)` lets go of the connections of one that left. Nothing
+    is used before `begin`.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
-        balancer: Any,
-        seconds: Callable[[], float],
-        timer: Callable[[Callable[[], None]], Any],
-        later: Callable[[Callable[[], None]], Any] | None,
+        watch: EndpointWatch | None,
+        later: Callable[[Callable[[], None]], object] | None,
         retire: Callable[[EndpointPool], None],
     ) -> None:
         self.pools: list[EndpointPool] = []
@@ -44,9 +45,7 @@ class Members:
         # Called with (added, removed), perhaps several times for one change: with those that come before they get their first request, with those that
         # leave after their last one was given out. What they raise is logged.
         self.observers: list[Observer] = []
-        self.is_panicking = False
-        self.pick: Callable[[Any, tuple[Any, ...]], Any] = balancer.pick
-        self._balancer = balancer
+        self.watch = watch
         self._cluster = cluster
         self._later = later
         self._retire = retire
@@ -55,13 +54,12 @@ class Members:
         self._is_stale = False
         self._steps: Iterator[None] | None = None
         self._is_stopped = False
-        self._left = SLICE
-        self._usable: list[EndpointPool] = []
-        self._weights: list[int] = []
-        self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, seconds, timer, self.changed)
-        balancer.update([])
-        # Nothing is served yet, so nobody waits; what a balancer raises ends the start.
-        for _ in self._adopted(cluster.endpoints):
+        self._slices = Slices()
+
+    def begin(self, usage: Usage) -> None:
+        """Use the configured endpoints. Nothing is served yet, so nobody waits; what a balancer raises ends the start."""
+        self.usage = usage
+        for _ in self._adopted(self._cluster.endpoints):
             pass
 
     # -- what is told --------------------------------------------------------------------------------------------------------------------------------
@@ -78,9 +76,6 @@ class Members:
         failure = None if is_healthy else reason or "its active health check failed"
         is_changed = (pool.check_failure is None) != is_healthy
         pool.check_failure = failure
-        detection = self._cluster.outlier_detection
-        if is_healthy and self.watch is not None and detection is not None and detection.successful_active_health_check_uneject_host:
-            is_changed |= self.watch.forgive(pool)
         if is_changed:
             _log.info(
                 "{cluster}: {endpoint} {what}",
@@ -88,7 +83,18 @@ class Members:
                 endpoint=pool.text,
                 what="passes its health checks" if is_healthy else f"fails its health checks: {failure}",
             )
+        detection = self._cluster.outlier_detection
+        if is_healthy and self.watch is not None and detection is not None and detection.successful_active_health_check_uneject_host:
+            is_changed |= self.watch.forgive(pool)
+        if is_changed:
             self.changed()
+
+    def add_subset(self, match: Match) -> None:
+        """A route asks for endpoints with this metadata. Called before the cluster serves: it is there when this returns."""
+        if match not in self.usage.subsets:
+            self.usage.subsets[match] = 0
+            for _ in self.usage.regrouped(self.pools, self._slices):
+                pass
 
     def changed(self) -> None:
         """Something is known of an endpoint that was not known before: work out anew who is used."""
@@ -98,14 +104,19 @@ class Members:
     def stop(self) -> None:
         """Nothing changes any more."""
         self._is_stopped = True
+        self.usage.stop()
         if self.watch is not None:
             self.watch.stop()
 
-    def why_none(self) -> str:
-        """Why there is nobody to send a request to, for a person."""
+    def why_none(self, match: Match | None) -> str:
+        """Why there is nobody to send a request with this `metadata_match` to, for a person."""
         name = self._cluster.name
         if not self.pools:
             return f"cluster {name} has no endpoints: none is configured, and discovery has found none"
+        config = self._cluster.lb_subset_config
+        if config is not None and not self.usage.subsets.get(match or ()) and config.fallback_policy != "any_endpoint":
+            wanted = ", ".join(f"{key}={value}" for key, value in match or ()) or "no metadata"
+            return f"no endpoint of cluster {name} is for requests that ask for {wanted} (lb_subset_config.fallback_policy is {config.fallback_policy})"
         counts: dict[str, int] = {}
         for pool in self.pools:
             reason = why_out(pool) or "in use"
@@ -138,10 +149,11 @@ class Members:
         while self._wanted is not None or self._is_stale:
             wanted, self._wanted = self._wanted, None
             self._is_stale = False
-            yield from self._regrouped() if wanted is None else self._adopted(wanted)
+            yield from self.usage.regrouped(self.pools, self._slices) if wanted is None else self._adopted(wanted)
 
     def _adopted(self, wanted: Sequence[Endpoint]) -> Iterator[None]:
         """Compare, tell of the new ones, use them, let go of those that left."""
+        done = self._slices.done
         before, after = self._by_address, {}
         added, removed = [], []
         for endpoint in wanted:
@@ -152,34 +164,38 @@ class Members:
                     pool = self.retired.pop(address, None) or EndpointPool(endpoint)
                     pool.is_closed = False
                     added.append(pool)
+                    if self.watch is not None:
+                        self.watch.admit(pool)
                 pool.configured = endpoint
-                pool.weight = endpoint.weight
+                pool.weight = endpoint.weight * self.usage.weight_scale
                 after[address] = pool
-            if self._is_tired(1):
+            if done(2):
                 yield
         for address, pool in before.items():
             if address not in after:
                 removed.append(pool)
-            if self._is_tired(1):
+            if done():
                 yield
         self._by_address, self.pools = after, list(after.values())
         if self.watch is not None:
-            self.watch.adopt(self.pools)
-        for start in range(0, len(added), SLICE):
-            self._tell(added[start : start + SLICE], [])
-            if self._is_tired(min(SLICE, len(added) - start)):
+            self.watch.watch(self.pools)
+        for start in range(0, len(added), CHUNK):
+            self._tell(added[start : start + CHUNK], [])
+            if done(len(added[start : start + CHUNK]) * 4):
                 yield
-        yield from self._regrouped()
+        yield from self.usage.regrouped(self.pools, self._slices)
         for pool in [each for each in self.retired.values() if each.waiting]:
             # Who waited there because there was nobody else.
             self._retire(pool)
-        for start in range(0, len(removed), SLICE):
-            leaving = removed[start : start + SLICE]
+        for start in range(0, len(removed), CHUNK):
+            leaving = removed[start : start + CHUNK]
+            pieces = 0
             for pool in leaving:
+                pieces += 4 + 20 * (pool.connections + len(pool.waiting))
                 self.retired[pool.address] = pool
                 self._retire(pool)
             self._tell([], leaving)
-            if self._is_tired(len(leaving)):
+            if done(pieces):
                 yield
 
     def _tell(self, added: list[EndpointPool], removed: list[EndpointPool]) -> None:
@@ -188,38 +204,3 @@ class Members:
                 observer(added, removed)
             except Exception:
                 _log.failure("cluster {cluster}: {observer!r} failed", cluster=self._cluster.name, observer=observer)
-
-    def _regrouped(self) -> Iterator[None]:
-        endpoints, panicking = usable(self.pools, self._cluster.healthy_panic_threshold)
-        weights = [pool.weight for pool in endpoints]
-        if panicking != self.is_panicking:
-            self.is_panicking = panicking
-            _log.warn(
-                "{cluster}: {what}",
-                cluster=self._cluster.name,
-                what="too few endpoints are healthy, so all are used (healthy_panic_threshold)" if panicking else "enough endpoints are healthy again",
-            )
-        if endpoints != self._usable or weights != self._weights:
-            self._usable, self._weights = endpoints, weights
-            self._balancer.update(endpoints)
-        if self._is_tired(len(self.pools)):
-            yield
-
-    def _is_tired(self, count: int) -> bool:
-        """So many more endpoints were looked at: is the step over?"""
-        self._left -= count
-        if self._left > 0:
-            return False
-        self._left = SLICE
-        return True
-
-
-def why_out(pool: EndpointPool) -> str:
-    """Why it gets no new requests, "" when it does (panic aside)."""
-    if pool.configured.health != "healthy":
-        return f"{pool.configured.health} as discovery tells"
-    if pool.check_failure is not None:
-        return "ill as its checks tell"
-    if pool.health is not None and pool.health.is_ejected:
-        return "ejected for its answers"
-    return "" if pool.weight else "with weight 0"

@@ -9,44 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from sidecar.address import Address
 from sidecar.cluster.circuit import Circuit
+from sidecar.cluster.grouping import Match
 from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
 from sidecar.facts import TLSFacts
-from sidecar.interfaces import IConnector, IOutcomeObserver
-from sidecar.message import RequestHead
-from sidecar.model import Cluster, Endpoint
+from sidecar.interfaces import IConnector
+from sidecar.model import Cluster, Endpoint, Locality
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
+from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.raw import RawConnection
+from sidecar.upstream.replay import is_sent_again
+from sidecar.upstream.secure import UpstreamSecurity
 from sidecar.upstream.shown import snapshot
+from sidecar.upstream.usage import Usage
 
 _log = Logger(namespace="sidecar.upstream")
 
 
-class UpstreamSecurity(Protocol):
-    """What a cluster with TLS needs of the identity layer; `assembly` provides it."""
-
-    def client_tls(self, address: Address) -> Any:
-        """What `transport.connect` takes as `tls`."""
-
-    def check_peer(self, transport: Any, address: Address) -> TLSFacts:
-        """The facts of a finished handshake. Raises `UpstreamHandshakeFailed`."""
-
-    def explain(self, transport: Any, reason: Any, address: Address) -> UpstreamError | None:
-        """The error for a connection lost in or right after the handshake; None when TLS had no part in it."""
-
-
 @implementer(IConnector)
 class Connector:
-    """See the module. `connect(address, protocol, tls)` starts a connection attempt and returns something with `cancel()`; `later` as for `Members`."""
+    """See the module. `connect(address, protocol, tls)` starts a connection attempt and returns something with `cancel()`. `later` as for `Members`;
+    `make_balancer()` gives another one like `balancer`, None when there can be only that one; `locality`: where this sidecar runs.
+    """
 
     def __init__(
         self,
@@ -57,6 +50,8 @@ class Connector:
         timer: Callable[[Callable[[], None]], Any],
         security: UpstreamSecurity | None,
         later: Callable[[Callable[[], None]], Any] | None = None,
+        make_balancer: Callable[[], Any] | None = None,
+        locality: Locality | None = None,
     ) -> None:
         self.name = cluster.name
         self.cluster = cluster
@@ -83,6 +78,8 @@ class Connector:
         # Those that have connections; far fewer than there may be endpoints.
         self.open_pools: dict[EndpointPool, None] = {}
         self._queues: dict[EndpointPool, None] = {}  # those where requests wait, or did lately
+        # Of endpoints that are gone.
+        self._past_successes = self._past_failures = 0
         self._connect = connect
         self._seconds = seconds
         self._security = security
@@ -93,10 +90,13 @@ class Connector:
         self.checks: Any = None  # `probing.ClusterChecks` of a cluster with active health checks
         # Asked and told by exchanges; None without limits on requests.
         self.circuit = None if cluster.circuit_breakers is None else Circuit(cluster.circuit_breakers, seconds())
-        self.members = Members(cluster, balancer, seconds, timer, later, self._retire)
-        self.watch = self.members.watch
         # observe(endpoint, status, seconds): how an attempt ended; None when nobody asks.
-        self.observe = _observer(None if self.watch is None else self.watch.observe, balancer.observed if IOutcomeObserver.providedBy(balancer) else None)
+        self.observe: Callable[[Any, int, float], None] | None = None
+        # The balancer's, or that of who chooses a balancer; see `Usage`.
+        self.pick: Callable[[Any, tuple[Any, ...]], EndpointPool | None] = balancer.pick
+        self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, seconds, timer, self._health_changed)
+        self.members = Members(cluster, self.watch, later, self._retire)
+        self.members.begin(Usage(cluster, balancer, make_balancer or _only_one, locality, seconds, timer, self._health_changed, self._in_use))
 
     # -- who is in the cluster -----------------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +115,16 @@ class Connector:
         """Requests that run now."""
         return sum(pool.active for pool in self.open_pools)
 
+    @property
+    def successes(self) -> int:
+        """Attempts so far that were answered with a status below 500, or given up by who asked."""
+        return self._past_successes + sum(pool.successes for pool in (*self.pools, *self.members.retired.values()))
+
+    @property
+    def failures(self) -> int:
+        """Attempts so far that were answered with 500 or above, broke, or were not answered in time."""
+        return self._past_failures + sum(pool.errors for pool in (*self.pools, *self.members.retired.values()))
+
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """These are the cluster's endpoints from now on. One whose address stays keeps its `EndpointPool` and connections; one that vanished drains: what
         runs on its connections ends there, idle ones close, and who waits for it is moved to another endpoint. Of several with one address the first counts.
@@ -126,6 +136,18 @@ class Connector:
         too. `reason`: for a person, of a failure.
         """
         self.members.set_checked(pool, is_healthy, reason)
+
+    def add_subset(self, match: Match) -> None:
+        """A route asks for endpoints with this metadata; see `Members.add_subset`."""
+        self.members.add_subset(match)
+
+    def _health_changed(self) -> None:
+        self.members.changed()
+
+    def _in_use(self, pick: Callable[[Any, tuple[Any, ...]], Any], observe: Callable[[Any, int, float], None] | None) -> None:
+        """The balancers know another set of endpoints."""
+        self.pick = pick
+        self.observe = _observer(None if self.watch is None else self.watch.observe, observe)
 
     def _retire(self, pool: EndpointPool) -> None:
         """It left the cluster, and nobody is sent to it any more."""
@@ -142,7 +164,7 @@ class Connector:
         """Another endpoint for one who waits; without any it may still be served where it is."""
         old = ticket.pool
         owner = ticket.owner
-        pool = self.members.pick(owner, ticket.tried)
+        pool = self.pick(owner, ticket.tried)
         if pool is None or pool.is_closed or owner is None:
             return
         old.waiting.remove(ticket)
@@ -154,19 +176,20 @@ class Connector:
         self._queue(ticket)
 
     def _forget_retired(self, pool: EndpointPool) -> None:
-        if not pool.connections and not pool.waiting:
-            self.members.retired.pop(pool.address, None)
+        if not pool.connections and not pool.waiting and self.members.retired.pop(pool.address, None) is not None:
+            self._past_successes += pool.successes
+            self._past_failures += pool.errors
 
     # -- what the exchange asks ----------------------------------------------------------------------------------------------------------------------
 
     def open(self, owner: Any, tried: tuple[Any, ...], fresh: bool) -> Ticket | None:
         """See `IConnector`."""
-        pool: EndpointPool | None = self.members.pick(owner, tried)
+        pool: EndpointPool | None = self.pick(owner, tried)
         counters = self.counters
         counters["requests"] += 1
         if pool is None:
             counters["no_endpoint"] += 1
-            owner.upstream_unavailable(NoHealthyEndpoint(self.members.why_none()), None)
+            owner.upstream_unavailable(NoHealthyEndpoint(self.members.why_none(getattr(owner, "metadata_match", None))), None)
             return None
         if self._serve(pool, owner, fresh):
             return None
@@ -199,7 +222,7 @@ class Connector:
     def wait(self, pool: EndpointPool, owner: Any, tried: tuple[Any, ...] = (), fresh: bool = False) -> Ticket:
         """A place in the queue for a connection to this endpoint, or to another one if it has left the cluster."""
         if pool.is_closed and not self._stopped:
-            other = self.members.pick(owner, tried)
+            other = self.pick(owner, tried)
             pool = pool if other is None else other
         ticket = Ticket(self, pool, owner, tried, fresh)
         self._queue(ticket)
@@ -225,10 +248,10 @@ class Connector:
     def dial(self, side: Any) -> RawConnection | None:
         """A connection of its own for opaque bytes; see `RawConnection`. Outside the pool and its limits on connections."""
         self.counters["requests"] += 1
-        pool: EndpointPool | None = self.members.pick(None, ())
+        pool: EndpointPool | None = self.pick(None, ())
         if pool is None:
             self.counters["no_endpoint"] += 1
-            side.unavailable(NoHealthyEndpoint(self.members.why_none()))
+            side.unavailable(NoHealthyEndpoint(self.members.why_none(None)))
             return None
         return self._dial_to(pool, side)
 
@@ -461,8 +484,8 @@ class Connector:
         return snapshot(self)
 
 
-# RFC 9110, section 9.2.1: without a body, and lost on a stale connection, they are simply sent again.
-SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+def _only_one() -> Any:
+    raise ValueError("the cluster has several groups of endpoints, and nothing makes a balancer for each")
 
 
 def _observer(watch: Callable[[Any, int, float], None] | None, balancer: Callable[[Any, int, float], None] | None) -> Callable[[Any, int, float], None] | None:
@@ -475,8 +498,3 @@ def _observer(watch: Callable[[Any, int, float], None] | None, balancer: Callabl
         balancer(endpoint, status, seconds)
 
     return observe
-
-
-def is_sent_again(request: RequestHead) -> bool:
-    """Will its owner try once more when the connection turns out to be stale?"""
-    return request.end_stream and request.method in SAFE and request.upgrade is None

@@ -22,8 +22,9 @@ from sidecar.message import RequestHead
 from sidecar.model import Cluster, Endpoint, HealthCheck, PoolLimits
 from sidecar.upstream.call import Answer, Call
 from sidecar.upstream.endpoint import EndpointPool
-from sidecar.upstream.pool import Connector, UpstreamSecurity
+from sidecar.upstream.pool import Connector
 from sidecar.upstream.raw import RawConnection
+from sidecar.upstream.secure import UpstreamSecurity
 
 # Connections kept for probes of one cluster: one for each endpoint of the largest cluster that is planned for. Beyond it the longest idle ones make room.
 KEPT_CONNECTIONS = 10_000

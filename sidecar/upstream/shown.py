@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.cluster.grouping import Level
 from sidecar.upstream.endpoint import EndpointPool
+from sidecar.upstream.usage import why_out
 
 if TYPE_CHECKING:
     from sidecar.upstream.pool import Connector
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 def snapshot(connector: Connector) -> dict[str, Any]:
     """The whole cluster, as what JSON can hold."""
     members, watch, circuit, checks = connector.members, connector.watch, connector.circuit, connector.checks
+    usage = members.usage
     return {
         "name": connector.name,
         "connections": connector.connections,
@@ -20,20 +23,35 @@ def snapshot(connector: Connector) -> dict[str, Any]:
         **connector.counters,
         **({} if circuit is None else circuit.snapshot()),
         "ejections": 0 if watch is None else watch.ejections,
-        "panicking": members.is_panicking,
+        "panicking": usage.is_panicking,
+        "priorities": [_level(level) for level in usage.levels],
+        "subsets": [{"metadata": dict(match), "endpoints": count} for match, count in usage.subsets.items()],
         "endpoints": [
             {
-                **_endpoint(pool),
+                **_endpoint(pool, usage.weight_scale),
                 **({} if watch is None else watch.snapshot(pool)),
                 **({} if checks is None else {"health_checks": checks.snapshot(pool)}),
             }
             for pool in members.pools
         ],
-        "draining": [_endpoint(pool) for pool in members.retired.values()],
+        "draining": [_endpoint(pool, usage.weight_scale) for pool in members.retired.values()],
     }
 
 
-def _endpoint(pool: EndpointPool) -> dict[str, Any]:
+def _level(level: Level) -> dict[str, Any]:
+    well, total = level.counts
+    return {
+        "priority": level.priority,
+        "distance": level.distance,
+        "share": round(level.share, 4),
+        "panicking": level.is_panicking,
+        "healthy": well,
+        "endpoints": total,
+        "localities": {str(place): {"healthy": len(group.well), "endpoints": len(group.staying)} for place, group in level.groups.items() if place is not None},
+    }
+
+
+def _endpoint(pool: EndpointPool, weight_scale: int) -> dict[str, Any]:
     configured = pool.configured
     return {
         "address": pool.text,
@@ -41,14 +59,18 @@ def _endpoint(pool: EndpointPool) -> dict[str, Any]:
         "priority": configured.priority,
         "locality": "" if configured.locality is None else str(configured.locality),
         "metadata": configured.metadata,
+        "weight": configured.weight,
+        "weight_now": round(pool.weight / weight_scale, 2),
+        "healthy": not why_out(pool),
         "discovery": configured.health,
-        "check": pool.check_failure or "",
-        "weight": pool.weight,
+        "check": "ok" if pool.check_failure is None else pool.check_failure,
+        "outlier": pool.health.reason if pool.health is not None and pool.health.is_ejected else "ok",
         "active_requests": pool.active,
         "connections": pool.connections,
         "idle": len(pool.idle),
         "connecting": len(pool.connecting),
         "waiting": len(pool.waiting),
         "requests": pool.requests,
+        "failures": pool.errors,
         "connect_failures": pool.failures,
     }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from sidecar.cluster.health import Health, OutlierJudge, usable
+from sidecar.cluster.health import Health, OutlierJudge
 from sidecar.model import OutlierDetection
-from tests.cluster.peers import Endpoint
 
 
 class Judged:
@@ -116,22 +115,6 @@ def test_failure_percentage() -> None:
         judged.see(*[500] * (43 if number < 2 else 42), *[200] * (7 if number < 2 else 8), at=number)
     judged.walk(10)
     assert judged.out == ["0", "1"]
-
-
-def test_usable_and_panic() -> None:
-    """The well ones; all of them when too few are well; nobody with weight 0, and nobody at all without panic."""
-    endpoints = [Endpoint(str(number), int(number < 4)) for number in range(5)]
-    for endpoint in endpoints:
-        endpoint.health = Health(endpoint.name)
-    weighted = endpoints[:4]
-    assert usable(endpoints, 50) == (weighted, False)
-    endpoints[0].health.ejected_until = endpoints[1].health.ejected_until = 5.0
-    assert usable(endpoints, 50) == (weighted[2:], False)
-    endpoints[2].health.ejected_until = 5.0
-    assert usable(endpoints, 50) == (weighted, True)
-    assert usable(endpoints, 0) == (weighted[3:], False)
-    endpoints[3].health.ejected_until = 5.0
-    assert usable(endpoints, 0) == ([], False)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([200, 404, 500, 503]), st.floats(0, 20)), max_size=150), st.integers(0, 100))

@@ -17,7 +17,7 @@ class Tunnel:
 
     def __init__(self, idle: float = 100.0, endpoints: int = 1) -> None:
         self.world = World(auto=False, endpoints=endpoints)
-        self.world.connector.members.pick = lambda exchange, tried: next(iter(self.world.connector.pools), None)
+        self.world.connector.pick = lambda exchange, tried: next(iter(self.world.connector.pools), None)
         self.closed: list[Any] = []
         side = TCPServerConnection(self.world.connector, idle, self.world.wheel, self.world.clock.seconds, facts(), self.closed.append)
         self.client = MemoryTransport(side, Address("192.0.2.1", 5))

@@ -16,7 +16,7 @@ def world(policy: HashPolicy, cls: Any = RingHash) -> World:
     made = World(endpoints=4)
     balancer = cls(cls.Config(), FakeContext())
     balancer.update(made.connector.pools)
-    made.connector.members.pick = balancer.pick
+    made.connector.pick = balancer.pick
     made.route.hash_key = compile_hash_policies((policy,))
     return made
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.address import Address
+from sidecar.cluster.slices import STEP_PIECES
 from sidecar.errors import NoHealthyEndpoint
 from sidecar.model import Endpoint, OutlierDetection
-from sidecar.upstream.members import SLICE
 from sidecar.upstream.pool import Connector
 from tests.memory import GET, World
 from tests.memory_h2 import H2App, multiplexed
@@ -125,7 +125,7 @@ def test_observers() -> None:
     told: list[tuple[list[int], list[int], list[int]]] = []
 
     def observe(added: Any, removed: Any) -> None:
-        told.append((ports(added), ports(removed), ports(connector.members._balancer.endpoints)))
+        told.append((ports(added), ports(removed), ports(pools.balancer.endpoints)))
 
     connector.membership_observers.append(lambda added, removed: 1 / 0)
     connector.membership_observers.append(observe)
@@ -138,7 +138,7 @@ def test_observers() -> None:
 def test_balancer_is_told_only_of_changes() -> None:
     """The same set again, or a change that concerns nobody's use, is no update."""
     pools = Pools(endpoints=2)
-    balancer = pools.connector.members._balancer
+    balancer = pools.balancer
     updates: list[list[int]] = []
     balancer.update = lambda endpoints: updates.append(ports(endpoints))
     pools.connector.set_endpoints(at(0, 1))
@@ -153,7 +153,7 @@ def test_failed_check_and_back() -> None:
     """It gets nothing until it passes; said again it is no change."""
     pools = Pools(endpoints=3)
     first = pools.connector.pools[0]
-    balancer = pools.connector.members._balancer
+    balancer = pools.balancer
     pools.connector.set_checked(first, False, "status 503")
     assert ports(balancer.endpoints) == [1, 2] and pools.connector.snapshot()["endpoints"][0]["check"] == "status 503"
     pools.connector.set_checked(first, False, "connection refused")
@@ -205,9 +205,7 @@ class Sliced(Pools):
     def __init__(self, endpoints: int) -> None:
         self.due: list[Callable[[], None]] = []
         super().__init__(endpoints=endpoints)
-        self.connector = Connector(
-            self.connector.cluster, self.connector.members._balancer, self._connect, self.clock.seconds, self.wheel.timer, None, self.due.append
-        )
+        self.connector = Connector(self.connector.cluster, self.balancer, self._connect, self.clock.seconds, self.wheel.timer, None, self.due.append)
 
     def turn(self) -> bool:
         """One turn of the reactor; was there something to do?"""
@@ -231,9 +229,9 @@ def test_large_sets_are_worked_off_in_slices() -> None:
     pools.connector.set_endpoints(at(*range(1, 10_001)))
     seen = []
     while pools.turn():
-        seen.append(len(pools.connector.members._balancer.endpoints))
+        seen.append(len(pools.balancer.endpoints))
         assert Owner(pools).ticket is not None
-    assert seen[0] == 3 and seen[-1] == 10_000 and len(seen) >= 10_000 // SLICE
+    assert seen[0] == 3 and seen[-1] == 10_000 and len(seen) >= 10_000 // STEP_PIECES
     assert len(pools.connector.pools) == 10_000
 
 
@@ -243,7 +241,7 @@ def test_the_last_set_counts() -> None:
     pools.connector.set_endpoints(at(*range(2000)))
     pools.connector.set_endpoints(at(*range(5000)))
     pools.connector.set_endpoints(at(7))
-    assert pools.turns() < 2 * 5000 // SLICE
+    assert pools.turns() < 5 * 5000 // STEP_PIECES
     assert ports(pools.connector.pools) == [7] and not pools.connector.members.retired
     owner, transport = pools.busy()
     transport.receive(CLOSE)
@@ -253,7 +251,7 @@ def test_the_last_set_counts() -> None:
 def test_nothing_is_worked_off_after_stop() -> None:
     """What was begun ends there."""
     pools = Sliced(endpoints=1)
-    pools.connector.set_endpoints(at(*range(2000)))
+    pools.connector.set_endpoints(at(*range(5000)))
     pools.connector.stop()
     pools.turns()
     pools.connector.set_endpoints(at(5))

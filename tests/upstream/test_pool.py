@@ -88,7 +88,8 @@ class Pools:
         self.wheel = TimerWheel(self.clock)
         self.attempts: list[Attempt] = []
         cluster = Cluster(name="app", endpoints=tuple(Endpoint(address=Address("127.0.0.1", 8000 + i)) for i in range(endpoints)), pool=PoolLimits(**limits))
-        self.connector = Connector(cluster, Chosen(), self._connect, self.clock.seconds, self.wheel.timer, None)
+        self.balancer = Chosen()
+        self.connector = Connector(cluster, self.balancer, self._connect, self.clock.seconds, self.wheel.timer, None)
 
     def _connect(self, address: Address, protocol: Any, tls: Any) -> Attempt:
         self.attempts.append(Attempt(address, protocol))

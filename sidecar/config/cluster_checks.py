@@ -1,0 +1,82 @@
+"""What must hold within a cluster of the model and what belongs to it; see `sidecar.config.checks`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+
+from sidecar.config.convert import Check, Record
+from sidecar.config.problems import each, host_problem
+from sidecar.model import Cluster, Endpoint, LocalityLB, SlowStart, SubsetLB
+
+MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
+
+
+def http_limits(record: Record) -> None:
+    """Sizes and counts are always limited."""
+    for key in ("head_bytes", "pipeline_bytes", "watermark_bytes"):
+        size = record.get(key)
+        if size is not None and size < MIN_LIMIT_BYTES:
+            record.problem(f"expected at least {MIN_LIMIT_BYTES} octets, got {size}", key)
+    if record.get("head_fields") == 0:
+        record.problem("expected at least 1, got 0", "head_fields")
+
+
+def endpoint(record: Record) -> None:
+    """An address that can be connected to; its name is one."""
+    each(record, "hostname", lambda text: host_problem(text) if text else "")
+    address = record.get("address")
+    if address is None or address.is_unix:
+        return
+    if address.port == 0:
+        record.problem("nothing can be connected to at port 0", "address")
+    if not address.is_ip and (sentence := host_problem(address.host)):
+        record.problem(sentence, "address")
+
+
+def cluster(record: Record) -> None:
+    """Limits are limits; the local address is one; each endpoint is listed once."""
+    http_limits(record)
+    for address, count in Counter(one.address for one in record.get("endpoints", ()) if isinstance(one, Endpoint)).items():
+        if count > 1:
+            record.problem(f"the endpoint {address} is listed more than once; write a `weight` instead", "endpoints")
+    bind = record.get("bind_address")
+    if bind is not None:
+        try:
+            ipaddress.ip_address(bind)
+        except ValueError:
+            record.problem(f"expected an IP address without port, got {bind!r}", "bind_address")
+    speaks_h2 = record.get("protocol", "h1") == "h2" or (record.get("protocol") == "auto" and record.has("tls"))
+    if not speaks_h2 and any(one.check.name == "grpc" for one in record.get("health_checks", ())):
+        record.problem("the health check grpc needs HTTP/2; write `protocol: h2`", "health_checks")
+
+
+# Those whose choice hangs on the request.
+KEYED_BALANCERS = ("ring-hash", "maglev")
+
+
+def slow_start(record: Record) -> None:
+    """There is a share to give little by little: where keys decide, other weights would only move keys about."""
+    owner = record.parent
+    balancer = None if owner is None else owner.get("balancer")
+    name = balancer if isinstance(balancer, str) else "" if balancer is None else balancer.name
+    if name in KEYED_BALANCERS:
+        record.problem(f"the balancer {name!r} goes by keys, which would move with every change of a weight")
+
+
+def locality_lb(record: Record) -> None:
+    """Weights are for the mode that has them, and name localities."""
+    if record.get("weights") and record.get("mode") == "prefer":
+        record.problem("`weights` belong to `mode: weighted`", "weights")
+    for name, _, report in record.pairs("weights"):
+        if not name or "" in name.split("/") or name.count("/") > 2:
+            report(f"expected 'region', 'region/zone' or 'region/zone/sub_zone', got {name!r}")
+
+
+def subset_lb(record: Record) -> None:
+    """The default subset is there where it is asked for, and only there."""
+    if bool(record.get("default_subset")) != (record.get("fallback_policy") == "default_subset"):
+        record.problem("`default_subset` and `fallback_policy: default_subset` belong together")
+
+
+CLUSTER_CHECKS: dict[type, Check] = {Endpoint: endpoint, LocalityLB: locality_lb, SlowStart: slow_start, SubsetLB: subset_lb, Cluster: cluster}

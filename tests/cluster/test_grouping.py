@@ -1,0 +1,142 @@
+"""Endpoints in, leaves with shares out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from sidecar import model
+from sidecar.address import Address
+from sidecar.cluster.grouping import Leaf, Level, is_well, leaves, levelled, matching
+from sidecar.cluster.health import Health
+from sidecar.cluster.slices import Slices
+from sidecar.model import Cluster, Locality, LocalityLB
+
+A, B, C = Locality(region="eu", zone="a"), Locality(region="eu", zone="b"), Locality(region="us", zone="c")
+
+
+class Peer:
+    """As the path's endpoints are."""
+
+    def __init__(self, name: str = "x", check: str | None = None, ejected: bool = False, **configured: Any) -> None:
+        self.name = name
+        self.configured = model.Endpoint(address=Address(name, 80), **configured)
+        self.check_failure = check
+        self.health = Health(name)
+        self.health.ejected_until = 9.0 if ejected else 0.0
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def finished(work: Generator[None, None, Any]) -> Any:
+    """What a generator returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def grouped(peers: list[Peer], own: Locality | None = None, **cluster: Any) -> tuple[list[Level], list[Leaf]]:
+    settings = Cluster(name="c", **cluster)
+    levels = finished(levelled(peers, settings, own, Slices(3)))
+    return levels, leaves(levels, settings)
+
+
+def shown(found: list[Leaf]) -> list[tuple[float, str]]:
+    return [(round(leaf.share, 3), "".join(peer.name for peer in leaf.endpoints)) for leaf in found]
+
+
+@pytest.mark.parametrize(
+    ("peer", "well"),
+    [(Peer(), True), (Peer(health="draining"), False), (Peer(health="unhealthy"), False), (Peer(check="503"), False), (Peer(ejected=True), False)],
+)
+def test_is_well(peer: Peer, well: bool) -> None:
+    """Anybody who says that it is ill is believed."""
+    assert is_well(peer) is well
+
+
+def test_alike_endpoints_are_one_leaf() -> None:
+    """The usual cluster; those with weight 0 and the ill ones are not in it."""
+    levels, found = grouped([Peer("a"), Peer("b"), Peer("c", weight=0), Peer("d", ejected=True)])
+    assert shown(found) == [(1.0, "ab")] and levels[0].counts == (2, 3)
+
+
+def test_priorities() -> None:
+    """The second helps the first out; the third is there for those who tried all others."""
+    peers = [Peer("a"), Peer("b", check="x"), Peer("c", priority=3), Peer("d", priority=9)]
+    assert shown(grouped(peers)[1]) == [(0.7, "a"), (0.3, "c"), (0.0, "d")]
+
+
+def test_prefer_the_nearest() -> None:
+    """Own zone, own region, the rest; priorities first; and whole ones only. What the near ones lack goes on."""
+    near = {"locality_lb": LocalityLB(mode="prefer")}
+    peers = [Peer("c", locality=C), Peer("b", locality=B), Peer("a", locality=A), Peer("n"), Peer("z", locality=A, priority=1)]
+    assert shown(grouped(peers, A, **near)[1]) == [(1.0, "a"), (0.0, "b"), (0.0, "cn"), (0.0, "z")]
+    peers.append(Peer("y", locality=A, ejected=True))
+    assert shown(grouped(peers, A, **near)[1])[:2] == [(0.7, "a"), (0.3, "b")]
+
+
+def test_weighted_localities() -> None:
+    """By weight, less where too few are well; none where nobody is."""
+    weighted = {"locality_lb": LocalityLB(mode="weighted", weights={"eu/a": 1, "eu/b": 2}), "healthy_panic_threshold": 0}
+    peers = [Peer("a", locality=A), Peer("b", locality=B), Peer("c", locality=B)]
+    assert shown(grouped(peers, **weighted)[1]) == [(0.333, "a"), (0.667, "bc")]
+    peers[1].check_failure = "x"
+    assert shown(grouped(peers, **weighted)[1]) == [(0.417, "a"), (0.583, "c")]
+    peers[2].check_failure = "x"
+    assert shown(grouped(peers, **weighted)[1]) == [(1.0, "a")]
+
+
+def test_panic_uses_all_but_those_that_leave() -> None:
+    """Draining ones only when nobody else is there."""
+    peers = [Peer("a", ejected=True), Peer("b", check="x"), Peer("c", health="draining"), Peer("d", health="unhealthy")]
+    levels, found = grouped(peers)
+    assert levels[0].is_panicking and shown(found) == [(1.0, "abd")]
+    assert shown(grouped(peers, healthy_panic_threshold=0)[1]) == []
+    assert shown(grouped([peers[2]])[1]) == [(1.0, "c")]
+
+
+def test_draining_endpoints_are_missed_by_nobody() -> None:
+    """Half of them leaving is no reason to spill over."""
+    peers = [Peer("a"), Peer("b", health="draining"), Peer("c", priority=1)]
+    assert shown(grouped(peers)[1]) == [(1.0, "a"), (0.0, "c")]
+
+
+def test_matching() -> None:
+    """All of it."""
+    peers = [Peer("a", metadata={"v": "1", "x": "y"}), Peer("b", metadata={"v": "2"}), Peer("c")]
+    for match, names in (((("v", "1"),), "a"), ((("v", "1"), ("x", "z")), ""), ((), "abc")):
+        assert "".join(peer.name for peer in finished(matching(peers, match, Slices(2)))) == names
+
+
+PEERS = st.builds(
+    Peer,
+    name=st.sampled_from("abcdefgh"),
+    check=st.sampled_from([None, None, "x"]),
+    ejected=st.booleans(),
+    priority=st.integers(0, 2),
+    weight=st.integers(0, 2),
+    locality=st.sampled_from([None, A, B, C]),
+    health=st.sampled_from(["healthy", "healthy", "draining", "unhealthy"]),
+)
+
+
+@given(st.lists(PEERS), st.sampled_from([None, "prefer", "weighted"]), st.integers(0, 100))
+def test_whatever_there_is(peers: list[Peer], mode: Any, panic: int) -> None:
+    """No endpoint twice; every well one is in some leaf; ill ones only in panic; shares sum to 1 when anybody well is there."""
+    levels, found = grouped(peers, A, locality_lb=None if mode is None else LocalityLB(mode=mode), healthy_panic_threshold=panic)
+    used = [peer for leaf in found for peer in leaf.endpoints]
+    assert len(used) == len(set(used))
+    well = {peer for peer in peers if is_well(peer) and peer.configured.weight}
+    assert well <= set(used)
+    if not any(level.is_panicking for level in levels):
+        assert set(used) == well
+    assert sum(leaf.share for leaf in found) <= 1.0 + 1e-9
+    if well:
+        assert sum(leaf.share for leaf in found) == pytest.approx(1.0)
+    assert len({leaf.key for leaf in found}) == len(found)
