@@ -234,7 +234,9 @@ class Sidecar:
         return ChainRuntime(name, security, make, chain.http is not None)
 
     def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:
-        return listen(self.reactor, address, build, backlog=backlog)
+        admin = self.config.admin  # whose pages are looked at most when descriptors run out
+        is_admin = admin is not None and address is admin.address
+        return listen(self.reactor, address, build, backlog=backlog, reserves=not is_admin)
 
     def _next_connection(self) -> int:
         self._connections += 1

@@ -22,6 +22,7 @@ from sidecar.errors import SidecarError
 from sidecar.model import Config
 from sidecar.overload import return_memory
 from sidecar.plugins import Finder
+from sidecar.transport.descriptors import raise_limit
 
 _log = Logger(namespace="sidecar")
 # Objects of the configuration, modules and plugins live as long as the process: the collector need not look at them again (gc.freeze). New garbage is mostly
@@ -72,6 +73,8 @@ class SidecarService(Service):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGHUP, self._hung_up)
+        if type(self._reactor).__name__ != "SelectReactor":  # select(2) takes no descriptor beyond the usual limit
+            raise_limit()
         ensureDeferred(self._start()).addErrback(self._failed)
 
     async def _start(self) -> None:

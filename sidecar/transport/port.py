@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from sidecar.address import Address
 from sidecar.errors import ListenFailed
 from sidecar.transport.connection import Transport
+from sidecar.transport.descriptors import client_descriptors
 from sidecar.transport.readiness import DirectDescriptor
 from sidecar.transport.sockets import Reactor, address_of, set_tcp_options, sockaddr_of, words
 
@@ -31,21 +32,23 @@ BACKLOG = 1024
 ACCEPTS_PER_TURN = 32
 # Out of descriptors or memory: asking again at once would only burn the processor.
 SHORTAGE_PAUSE_SECONDS = 0.1
+_HALF_TAKEN = "half of the descriptors that this process may have are taken; the others are for connections to applications (RLIMIT_NOFILE)"
 _SHORTAGES = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 
 BuildProtocol = Callable[[Address], IProtocol | None]
 
 
 class Port(DirectDescriptor, abstract.FileDescriptor):
-    """A listening socket. Made by `listen`. `address`: what it is bound to, with the real port."""
+    """A listening socket. Made by `listen`. `address`: what it is bound to, with the real port; `most`: the number from which descriptors are not for it."""
 
     reactor: Any
 
-    def __init__(self, reactor: Reactor, skt: socket.socket, address: Address, build_protocol: BuildProtocol) -> None:
+    def __init__(self, reactor: Reactor, skt: socket.socket, address: Address, build_protocol: BuildProtocol, most: int = sys.maxsize) -> None:
         abstract.FileDescriptor.__init__(self, cast(Any, reactor))
         self.socket = skt
         self.address = address
         self._build_protocol = build_protocol
+        self._most = most
         self._in_shortage = self._is_held = False
         self._is_unix = address.is_unix
         self._inode = _inode(address)
@@ -72,6 +75,7 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
         sees a reset."""
         if self.connected:
             self.reactor.removeReader(self)
+            self._most = sys.maxsize
             self._accept(limit=1 << 16)
             self.connected = 0
             self.disconnected = 1
@@ -102,7 +106,7 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
                 break
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    self._pause(error)
+                    self._pause(words(error))
                     return
                 # Linux reports errors of a connection that died in the queue here (accept(2)): the next one may be well.
                 continue
@@ -111,6 +115,9 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
             except Exception:
                 _log.failure("A connection at {address} could not be served", address=self.address)
                 skt.close()
+            if skt.fileno() >= self._most:
+                self._pause(_HALF_TAKEN)
+                return
         self._in_shortage = False
 
     def _begin(self, skt: socket.socket, peer: Address) -> None:
@@ -127,13 +134,26 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
         except Exception:
             transport._protocol_failed()
 
-    def _pause(self, error: OSError) -> None:
+    def _pause(self, why: str) -> None:
         if not self._in_shortage:
             self._in_shortage = True
             template = "Cannot accept connections at {address}: {why}; trying again every {pause} s"
-            _log.error(template, address=self.address, why=words(error), pause=SHORTAGE_PAUSE_SECONDS)
+            _log.error(template, address=self.address, why=why, pause=SHORTAGE_PAUSE_SECONDS)
         self.reactor.removeReader(self)
-        self.reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._go_on)
+        self.reactor.callLater(SHORTAGE_PAUSE_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        if self.connected and self._most != sys.maxsize:
+            try:
+                probe = os.dup(self.socket.fileno())
+            except OSError as error:
+                self._pause(words(error))
+                return
+            os.close(probe)
+            if probe >= self._most:
+                self._pause(_HALF_TAKEN)
+                return
+        self._go_on()
 
     def set_accepting(self, accepts: bool) -> None:
         """False: connections wait in the kernel's queue until it is called with true."""
@@ -148,12 +168,15 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
             self.reactor.addReader(self)
 
 
-def listen(reactor: Reactor, address: Address, build_protocol: BuildProtocol, backlog: int = BACKLOG, reuse_port: bool = False) -> Port:
+def listen(
+    reactor: Reactor, address: Address, build_protocol: BuildProtocol, backlog: int = BACKLOG, reuse_port: bool = False, reserves: bool = False
+) -> Port:
     """Connections to `address` are accepted from now on.
 
     `build_protocol(peer)` is called for each with its address, and returns the protocol, or None to close it at once; the protocol's `makeConnection` then gets
     a `Transport` that is reading. Port 0 takes a free one (`Port.address` tells). `[::]` is IPv6 alone. A UNIX socket's file left behind by a dead process is
-    replaced. `reuse_port`: other processes may listen on the same address, and the kernel shares connections out. Raises `ListenFailed`.
+    replaced. `reuse_port`: other processes may listen on the same address, and the kernel shares connections out. `reserves`: leave half of the process's
+    descriptors to others. Raises `ListenFailed`.
     """
     if not address.is_unix and not address.is_ip:
         if address.host != "localhost":
@@ -163,7 +186,8 @@ def listen(reactor: Reactor, address: Address, build_protocol: BuildProtocol, ba
         skt = _bind_unix(address, backlog) if address.is_unix else _bind_tcp(address, backlog, reuse_port)
     except OSError as error:
         raise ListenFailed(f"cannot listen on {address}: {words(error)}") from error
-    return Port(reactor, skt, address if address.is_unix else address_of(skt.getsockname()), build_protocol)
+    most = client_descriptors() if reserves else sys.maxsize
+    return Port(reactor, skt, address if address.is_unix else address_of(skt.getsockname()), build_protocol, most)
 
 
 def _bind_tcp(address: Address, backlog: int, reuse_port: bool) -> socket.socket:

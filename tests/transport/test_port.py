@@ -229,6 +229,49 @@ def test_running_out_of_descriptors(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert lines == ["too many open files (EMFILE)"]
 
 
+def test_half_of_the_descriptors_are_not_for_clients(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients beyond that wait in the kernel's queue, so that there is something left to serve the others with; they are taken when some have gone."""
+    monkeypatch.setattr("sidecar.transport.port.SHORTAGE_PAUSE_SECONDS", 0.005)
+
+    async def scenario(reactor: Any) -> None:
+        server = Server(reactor)
+        address = (server.address.host, server.address.port)
+        clients = [socket.create_connection(address) for _ in range(8)]
+        server.port._most = clients[-1].fileno() + 3
+        await eventually(reactor, lambda: server.port._in_shortage)
+        served = len(server.wires)
+        assert served < 8
+        for _ in range(20):
+            await turns(reactor)
+        assert len(server.wires) == served
+        for client in clients:
+            client.close()
+        await eventually(reactor, lambda: len(server.wires) == 8)
+        await server.port.stop()
+
+    run(scenario)
+
+
+def test_a_stopped_port_takes_nothing_up_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it was waiting for descriptors; those whom the kernel had accepted are all served."""
+    monkeypatch.setattr("sidecar.transport.port.SHORTAGE_PAUSE_SECONDS", 0.005)
+
+    async def scenario(reactor: Any) -> None:
+        server = Server(reactor)
+        address = (server.address.host, server.address.port)
+        server.port._most = 0
+        clients = [socket.create_connection(address) for _ in range(4)]
+        await eventually(reactor, lambda: server.port._in_shortage)
+        await server.port.stop()
+        assert len(server.wires) == 4
+        for _ in range(20):
+            await turns(reactor)
+        for client in clients:
+            client.close()
+
+    run(scenario)
+
+
 def test_stop_takes_what_the_kernel_has_accepted(run: Run) -> None:
     """Clients that were connected before `stop` are served, later ones are refused."""
 
