@@ -245,6 +245,12 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
                 if spans and type(spans) is list:
                     for exporter in http.exporters:
                         self.call(exporter, spans)
+        retry = self._retry
+        if retry is not None:
+            # It points back here, and two objects that hold each other are the collector's work, for every request.
+            if self._flow is retry:
+                self._flow = None
+            self._retry = None
 
     def _leave_circuit(self) -> None:
         circuit, entered_at = self._circuit

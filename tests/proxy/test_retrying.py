@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 
 from sidecar.errors import ConnectFailed
 from sidecar.model import PoolLimits, RetryBudget
+from sidecar.proxy.exchange import Exchange
 from tests.memory import GET, OK, POST, UPGRADE, World, retry_rules
 
 BAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nbad"
@@ -154,7 +156,7 @@ def test_time_for_one_attempt() -> None:
     world.clock.pump([0.1] * 15)
     assert client.take().startswith(b"HTTP/1.1 504 ") and world.records[0].flags == "UT,URX"
     world.ended_once(504)
-    assert len(world.wheel) == 0 or world.exchanges[0]._retry.timer is None
+    assert len(world.route.retry.spare_timers) == 1
 
 
 def test_a_slow_body_is_no_slow_answer() -> None:
@@ -229,3 +231,27 @@ def test_without_a_policy_nothing_is_kept() -> None:
     assert world.exchanges[0]._retry is None and world.exchanges[0]._flow is None
     app.receive(BAD)
     assert client.take().startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("head", [GET, PUT + b"hello"])
+def test_an_exchange_leaves_nothing_to_the_collector(head: bytes) -> None:
+    """When it is over nothing holds it: no cycle that only the garbage collector could find, once for every request."""
+
+    def exchanges() -> int:
+        return sum(isinstance(each, Exchange) for each in gc.get_objects())
+
+    world = Retried()
+    client = world.client()
+    gc.collect()
+    before = exchanges()
+    gc.disable()
+    try:
+        _, app = world.send(head, client)
+        assert exchanges() == before + 1
+        app.receive(OK)
+        assert client.take().startswith(b"HTTP/1.1 200 ")
+        world.exchanges.clear()
+        world.observed.clear()
+        assert exchanges() == before
+    finally:
+        gc.enable()
