@@ -36,7 +36,7 @@ NOT_SENT = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"trans
 class Encoder:
     """One direction of one connection. `table_octets`: the most that we want to use, whatever the peer offers."""
 
-    __slots__ = ("_candidates", "_entries", "_limit", "_most", "_names", "_newest", "_numbers", "_resizes", "_size", "rendered")
+    __slots__ = ("_candidates", "_entries", "_limit", "_most", "_names", "_newest", "_numbers", "_size", "rendered", "resizes")
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
         self._most = table_octets
@@ -47,7 +47,7 @@ class Encoder:
         self._numbers: dict[Field, int] = {}
         self._names: dict[bytes, int] = {}  # a name -> the newest entry that has it
         self._candidates: dict[Field, int] = {}
-        self._resizes: list[int] = []  # sizes to tell at the start of the next block
+        self.resizes: list[int] = []  # sizes to tell at the start of the next block
         # field -> its octets, right as long as the table is as it is; b"" for what is not sent. Looked into directly by `encode`'s callers too.
         self.rendered: dict[Field, bytes] = {}
         if table_octets < DEFAULT_TABLE_OCTETS:
@@ -63,26 +63,34 @@ class Encoder:
             return
         self._limit = size
         self._evict(0)
-        smallest = min([*self._resizes, size])
-        self._resizes = [smallest, size] if smallest < size else [size]
+        smallest = min([*self.resizes, size])
+        self.resizes = [smallest, size] if smallest < size else [size]
         self.rendered.clear()
 
     def encode(self, fields: list[Field], first: bytes = b"") -> bytes:
         """The block of `fields`, behind `first`, octets already rendered by `piece` or from the static table. Fields not for HTTP/2 are left out."""
         get = self.rendered.get
         pieces = [first]
-        if self._resizes:
+        if self.resizes:
             pieces.insert(0, self.take_resizes())
         append = pieces.append
         for field in fields:
             octets = get(field)
-            append(self.piece(field) if octets is None else octets)
+            if octets is None:
+                name, value, _ = field
+                start = _FLEETING_STARTS.get(name)
+                if start is None or len(value) >= 0x7F or field.__class__ is not tuple:
+                    octets = self.piece(field)
+                else:
+                    # An id or a time, another one in each message.
+                    octets = start + _LENGTHS[len(value)] + value
+            append(octets)
         return b"".join(pieces)
 
     def take_resizes(self) -> bytes:
         """The table size updates due at the start of a block."""
-        octets = b"".join([encode_integer(each, 5, 0x20) for each in self._resizes])
-        self._resizes = []
+        octets = b"".join([encode_integer(each, 5, 0x20) for each in self.resizes])
+        self.resizes = []
         return octets
 
     def piece(self, field: Field) -> bytes:
@@ -171,5 +179,11 @@ def _string(text: bytes, is_lasting: bool) -> bytes:
     return encode_integer(len(text), 7, 0x00) + text
 
 
+# The lengths of strings that are not Huffman-coded and shorter than the prefix can tell.
+_LENGTHS = tuple(bytes((length,)) for length in range(0x7F))
 _STATIC_INDEX: dict[Field, int] = {(name, value, b""): index for index, (name, value, _) in reversed(list(enumerate(STATIC))) if index and value}
 _STATIC_NAMES: dict[bytes, int] = {name: index for index, (name, _, _) in reversed(list(enumerate(STATIC))) if index}
+# How a field that is never indexed in a table begins, up to its value (RFC 7541, section 6.2.2).
+_FLEETING_STARTS = {
+    name: encode_integer(_STATIC_NAMES[name], 4, 0x00) if name in _STATIC_NAMES else b"\x00" + _string(name, False) for name in _FLEETING
+}

@@ -234,7 +234,7 @@ def _pseudo(encoder: Encoder, name: bytes, value: bytes) -> bytes:
 def write_request(head: RequestHead, encoder: Encoder) -> bytes:
     """The block of a request's head. Fields of HTTP/1.1 connections and Host are left out."""
     # Before anything else, because the pieces below may refer to the table.
-    start = encoder.take_resizes()
+    start = encoder.take_resizes() if encoder.resizes else b""
     method = head.method
     if head.upgrade is not None:
         start += _pseudo(encoder, b":method", b"CONNECT") + _pseudo(encoder, b":protocol", head.upgrade)
@@ -251,7 +251,7 @@ def write_request(head: RequestHead, encoder: Encoder) -> bytes:
 
 def write_response(head: ResponseHead, encoder: Encoder) -> bytes:
     """The block of a response's head. A 101 is a 200 here (RFC 8441, section 5)."""
-    start = encoder.take_resizes()
+    start = encoder.take_resizes() if encoder.resizes else b""
     status = 200 if head.status == 101 else head.status
     start += _STATUSES.get(status) or _pseudo(encoder, b":status", b"%d" % status)
     return encoder.encode(head.headers.fields, start)
