@@ -403,6 +403,7 @@ class H2ClientConnection:
         for stream_id, since in self.h2.stalled(now):
             if now - since >= STALL_SECONDS:
                 stream = self.streams.get(stream_id)
+                self.h2.counters["streams_stalled"] = self.h2.counters.get("streams_stalled", 0) + 1
                 self.h2.reset(stream_id, CANCEL)
                 if stream is not None:
                     owner = stream.owner

@@ -80,6 +80,8 @@ class H2ClientStream:
             raise UpstreamClosed(f"{connection.describe()} takes no more streams on this connection")
         self.id = stream_id
         connection.streams[stream_id] = self
+        if h2.is_used_up:
+            connection.leave()
         self.request_done = end
         if head.upgrade == websocket.NAME:
             self.key = head.headers.get(websocket.KEY)

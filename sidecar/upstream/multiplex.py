@@ -64,7 +64,12 @@ class Multiplexer:
     def wanted(self, pool: Any) -> int:
         """How many connections should be in the making for those who wait."""
         waiting = len(pool.waiting)
-        return waiting if pool in self._single else min(waiting, 1)
+        if pool in self._single:
+            return waiting
+        # A server that lets nobody in (MAX_CONCURRENT_STREAMS of 0, perhaps for a moment) would let nobody in on a thousand connections.
+        if waiting and any(not each.reserved and not each.has_room for each in self._shared.get(pool, ())):
+            return 0
+        return min(waiting, 1)
 
     def new_connection(self, pool: Any) -> Any:
         """A connection to be made."""

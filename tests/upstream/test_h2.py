@@ -392,3 +392,25 @@ def test_upgrade_to_h2c_has_no_meaning_here() -> None:
     app.answer(1, None, b"ok")
     assert client.take().startswith(b"HTTP/1.1 200 ")
     world.ended_once(200)
+
+
+def test_ids_of_streams_run_out() -> None:
+    """The last stream is served where it is, the next request on a new connection, and the old one closes (RFC 9113 section 5.1.1)."""
+    world, (client,), app = begun(GET)
+    app.answer(1)
+    client.take()
+    first = world.attempts[0].protocol
+    first.h2._next_stream = LARGEST_STREAM_ID
+    app.h2._last_peer_stream = LARGEST_STREAM_ID - 2
+    client.receive(GET)
+    other = world.client()
+    other.receive(GET)
+    world.turn()
+    again = H2App(world)
+    assert len(world.attempts) == 2 and again.requests() == [1]
+    app.exchange()
+    app.answer(LARGEST_STREAM_ID)
+    assert client.take().startswith(b"HTTP/1.1 200 ") and app.transport.closing
+    again.answer(1)
+    assert other.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200, 200, 200)

@@ -136,6 +136,11 @@ class SendingHalf:
         """Would `data_to_send` give something? True also when only closed windows hold it back."""
         return bool(self._out or self._ready)
 
+    @property
+    def is_used_up(self) -> bool:
+        """Are there no more ids for streams of ours (section 5.1.1)?"""
+        return self._next_stream > LARGEST_STREAM_ID
+
     def can_open_stream(self) -> bool:
         """Would `open_stream` give a stream now?"""
         return len(self._streams) < self.peer.concurrent_streams and self._next_stream <= LARGEST_STREAM_ID and not self.is_peer_leaving
