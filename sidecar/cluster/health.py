@@ -16,9 +16,10 @@ GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
 class Health:
-    """One endpoint's state. `ejected_until`: seconds, 0.0 while it is in use. `times`: ejections not yet forgiven. `reason`: of the last ejection."""
+    """One endpoint's state. `ejected_until`: seconds, 0.0 while it is in use. `times`: ejections not yet forgiven. `returned_at`: end of the last
+    ejection. `reason`: of the last one."""
 
-    __slots__ = ("ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "name", "reason", "requests", "times")
+    __slots__ = ("ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "name", "reason", "requests", "returned_at", "times")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,6 +29,7 @@ class Health:
         self.requests = 0
         self.failures = 0
         self.ejected_until = 0.0
+        self.returned_at = 0.0
         self.times = 0
         self.ejections = 0
         self.reason = ""
@@ -85,20 +87,24 @@ class OutlierJudge:
             health.gateway_in_row += 1
         else:
             health.gateway_in_row = 0
-        limit = settings.consecutive_5xx
-        if limit and health.in_row >= limit and self._eject(health, settings.enforcing_consecutive_5xx, f"{health.in_row} failures in a row", now):
-            return True
+        # A count that is reached begins anew, also where nothing follows: else each further failure would throw the dice of `enforcing_...` again.
         limit = settings.consecutive_gateway_failure
-        if not limit or health.gateway_in_row < limit:
+        if limit and health.gateway_in_row >= limit:
+            health.gateway_in_row = 0
+            if self._eject(health, settings.enforcing_consecutive_gateway_failure, f"{limit} gateway failures in a row", now):
+                return True
+        limit = settings.consecutive_5xx
+        if not limit or health.in_row < limit:
             return False
-        return self._eject(health, settings.enforcing_consecutive_gateway_failure, f"{health.gateway_in_row} gateway failures in a row", now)
+        health.in_row = 0
+        return self._eject(health, settings.enforcing_consecutive_5xx, f"{limit} failures in a row", now)
 
     def sweep(self, now: float) -> bool:
         """Time went on: those whose time is over come back, and at the end of an interval the rates are judged. Did the usable endpoints change?"""
         changed = False
         for health in self.healths:
             if health.is_ejected and now >= health.ejected_until:
-                self.forgive(health)
+                self.forgive(health, now)
                 changed = True
         if now < self.next_interval:
             return changed
@@ -106,20 +112,21 @@ class OutlierJudge:
         changed |= self._judge_success_rates(now)
         changed |= self._judge_failure_percentages(now)
         for health in self.healths:
-            if health.times and not health.is_ejected and not health.failures:
+            if health.times and not health.is_ejected and now - health.returned_at >= self._settings.interval:
                 health.times -= 1
             health.requests = health.failures = 0
         return changed
 
-    def forgive(self, health: Health) -> None:
+    def forgive(self, health: Health, now: float) -> None:
         """An ejected one is used again, with a clean slate."""
         health.ejected_until = 0.0
+        health.returned_at = now
         health.in_row = health.gateway_in_row = 0
         self._out -= 1
 
     def next_change(self) -> float:
         """When `sweep` is to be called next, seconds."""
-        return min((health.ejected_until for health in self.healths if health.is_ejected), default=self.next_interval)
+        return min([self.next_interval, *(health.ejected_until for health in self.healths if health.is_ejected)])
 
     def _judge_success_rates(self, now: float) -> bool:
         """Those far below the others: below the mean less `success_rate_stdev_factor` thousandths of the standard deviation."""
@@ -161,9 +168,14 @@ class OutlierJudge:
         if 100.0 * self._out >= settings.max_ejection_percent * len(self.healths):
             return False
         self._out += 1
-        health.times += 1
+        longest = max(settings.base_ejection_time, settings.max_ejection_time)
+        if settings.base_ejection_time * health.times < longest:
+            # Beyond, it would only take longer to be forgiven.
+            health.times += 1
         health.ejections += 1
-        seconds = min(settings.base_ejection_time * health.times, max(settings.base_ejection_time, settings.max_ejection_time))
+        seconds = min(settings.base_ejection_time * health.times, longest)
+        if settings.max_ejection_time_jitter:
+            seconds += self._dice() * settings.max_ejection_time_jitter
         health.ejected_until = now + seconds
         health.reason = reason
         health.in_row = health.gateway_in_row = 0

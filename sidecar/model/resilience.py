@@ -106,6 +106,7 @@ class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     interval: Annotated[float, Meta(ge=0.01, extra={"syntax": "duration"})] = 10.0
     base_ejection_time: Duration = 30.0
     max_ejection_time: Duration = 300.0
+    max_ejection_time_jitter: Duration = 0.0
     max_ejection_percent: Percent = 10
     enforcing_success_rate: Percent = 100
     success_rate_minimum_hosts: Count = 5

@@ -48,7 +48,7 @@ class EndpointWatch:
         """An active check found it well: if it is ejected, it is not any more. Was it?"""
         is_ejected: bool = pool.health.is_ejected
         if is_ejected:
-            self._judge.forgive(pool.health)
+            self._judge.forgive(pool.health, self._seconds())
             _log.info("{cluster}: {endpoint} gets requests again, its health check passed", cluster=self._name, endpoint=pool.text)
             self._timer.set(self._judge.next_change())
         return is_ejected

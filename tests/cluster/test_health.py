@@ -59,23 +59,54 @@ def test_it_comes_back_on_time() -> None:
 
 
 def test_ejections_grow_and_are_forgiven() -> None:
-    """Twice as long the second time, never above the limit; each interval without a failure forgives one."""
+    """Twice as long the second time, never above the limit; each whole interval in use forgives one, failures or not."""
     judged = Judged(max_ejection_time=70)
-    for _ in range(3):
+    for _ in range(6):
         judged.see(*[503] * 5)
         while judged.out:
             judged.walk(1)
-    assert [seconds for _, seconds in judged.told] == [30.0, 60.0, 70.0]
-    judged.walk(31)
+    assert [seconds for _, seconds in judged.told] == [30.0, 60.0, 70.0, 70.0, 70.0, 70.0]
+    judged.walk(9)
+    for _ in range(3):
+        judged.see(503, 200)
+        judged.walk(10)
     judged.see(*[503] * 5)
     assert judged.told[-1][1] == 30.0
 
 
+def test_an_ejection_does_not_stop_the_intervals() -> None:
+    """While one is out the others are judged as always."""
+    judged = Judged(10, success_rate_request_volume=10)
+    judged.see(*[503] * 5)
+    assert judged.out == ["0"]
+    for number in range(1, 10):
+        judged.see(*([500, 200] * 10 if number == 1 else [200] * 20), at=number)
+    judged.walk(10.1)
+    assert judged.out == ["0", "1"]
+
+
+def test_a_count_that_is_not_enforced_begins_anew() -> None:
+    """The dice are thrown once for each run of failures, not once for each failure more."""
+    thrown: list[float] = []
+    judged = Judged(enforcing_consecutive_5xx=50)
+    judged.judge._dice = lambda: thrown.append(0.9) or 0.9
+    assert not any(judged.see(*[500] * 14)) and len(thrown) == 2
+
+
+def test_jitter() -> None:
+    """A part of it is added to each ejection."""
+    judged = Judged(max_ejection_time_jitter=8.0)
+    judged.see(*[503] * 5)
+    assert judged.told == [("0", 34.0)]
+
+
 def test_gateway_failures_have_a_count_of_their_own() -> None:
-    """Only 502, 503 and 504 count."""
+    """Only 502, 503 and 504 count, and what reaches both limits is told as the narrower one."""
     judged = Judged(consecutive_5xx=0, consecutive_gateway_failure=2, enforcing_consecutive_gateway_failure=100)
     assert not any(judged.see(500, 500, 500, 502, 500, 504))
     assert judged.see(503) == [True]
+    both = Judged(consecutive_5xx=2, consecutive_gateway_failure=2, enforcing_consecutive_gateway_failure=100)
+    assert both.see(503, 503) == [False, True] and both.healths[0].reason == "2 gateway failures in a row"
 
 
 def test_how_many_may_be_out() -> None:
