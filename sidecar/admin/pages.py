@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs
 
 import sidecar as package
 from sidecar.admin.server import Answer, Page
@@ -16,7 +17,8 @@ def make_pages(sidecar: Any) -> dict[bytes, Page]:
         b"/healthz/ready": Page(lambda query: _ready(sidecar), "200 when listeners are open, 503 while starting or draining"),
         b"/config_dump": Page(lambda query: Answer.json(dump(sidecar.config)), "the configuration in use, without secrets"),
         b"/clusters": Page(
-            lambda query: Answer.json([connector.snapshot() for connector in sidecar.connectors.values()]), "clusters, endpoints, connections, counters"
+            lambda query: _clusters(sidecar, query),
+            "clusters, endpoints, connections, counters; ?cluster=NAME&offset=1000 for one, from its thousandth endpoint on",
         ),
         b"/listeners": Page(lambda query: Answer.json(_listeners(sidecar)), "listeners, connections, counters"),
         b"/certs": Page(lambda query: Answer.json(sidecar.keyring.snapshot()), "certificates in use, validity, refused replacements"),
@@ -31,6 +33,16 @@ def make_pages(sidecar: Any) -> dict[bytes, Page]:
 
 def _ready(sidecar: Any) -> Answer:
     return Answer(b"ready\n") if sidecar.state == "ready" else Answer(f"{sidecar.state}\n".encode(), status=503)
+
+
+def _clusters(sidecar: Any, query: bytes) -> Answer:
+    """All clusters, or one of them."""
+    asked = parse_qs(query.decode("latin-1"))
+    name, offset = asked.get("cluster", [""])[0], asked.get("offset", ["0"])[0]
+    if not (offset.isascii() and offset.isdigit()) or (name and name not in sidecar.connectors):
+        return Answer(b"no such cluster or offset\n", status=404)
+    shown = sidecar.connectors.values() if not name else [sidecar.connectors[name]]
+    return Answer.json([connector.snapshot(int(offset[:9])) for connector in shown])
 
 
 def _listeners(sidecar: Any) -> list[dict[str, Any]]:
@@ -57,6 +69,7 @@ def _server_info(sidecar: Any) -> dict[str, Any]:
         "service": node.service,
         "namespace": node.namespace,
         "trust_domain": node.trust_domain,
+        "locality": "" if node.locality is None else str(node.locality),
         "reactor": type(sidecar.reactor).__name__,
     }
 

@@ -7,6 +7,7 @@ that fits into one step is done when the call returns. Until a new set is in use
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from twisted.logger import Logger
@@ -54,6 +55,7 @@ class Members:
         self._is_stale = False
         self._steps: Iterator[None] | None = None
         self._is_stopped = False
+        self._why: dict[Match | None, str] = {}
         self._slices = Slices()
 
     def begin(self, usage: Usage) -> None:
@@ -110,6 +112,13 @@ class Members:
 
     def why_none(self, match: Match | None) -> str:
         """Why there is nobody to send a request with this `metadata_match` to, for a person."""
+        sentence = self._why.get(match)
+        if sentence is None:
+            # Remembered until something changes: a cluster that is down is asked for each of its requests.
+            sentence = self._why[match] = self._why_none(match)
+        return sentence
+
+    def _why_none(self, match: Match | None) -> str:
         name = self._cluster.name
         if not self.pools:
             return f"cluster {name} has no endpoints: none is configured, and discovery has found none"
@@ -117,10 +126,7 @@ class Members:
         if config is not None and not self.usage.subsets.get(match or ()) and config.fallback_policy != "any_endpoint":
             wanted = ", ".join(f"{key}={value}" for key, value in match or ()) or "no metadata"
             return f"no endpoint of cluster {name} is for requests that ask for {wanted} (lb_subset_config.fallback_policy is {config.fallback_policy})"
-        counts: dict[str, int] = {}
-        for pool in self.pools:
-            reason = why_out(pool) or "in use"
-            counts[reason] = counts.get(reason, 0) + 1
+        counts = Counter(why_out(pool) or "in use" for pool in self.pools)
         return f"none of the {len(self.pools)} endpoints of cluster {name} may be used: {', '.join(f'{count} {reason}' for reason, count in counts.items())}"
 
     # -- the work ----------------------------------------------------------------------------------------------------------------------------------------
@@ -144,6 +150,7 @@ class Members:
         except Exception:
             _log.failure("cluster {cluster}: a change of its endpoints failed", cluster=self._cluster.name)
         self._steps = None
+        self._why.clear()
 
     def _work(self) -> Iterator[None]:
         while self._wanted is not None or self._is_stale:

@@ -24,6 +24,7 @@ from sidecar.model import Cluster, Endpoint, Locality
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
 from sidecar.upstream.health import EndpointWatch
+from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.raw import RawConnection
@@ -78,8 +79,7 @@ class Connector:
         # Those that have connections; far fewer than there may be endpoints.
         self.open_pools: dict[EndpointPool, None] = {}
         self._queues: dict[EndpointPool, None] = {}  # those where requests wait, or did lately
-        # Of endpoints that are gone.
-        self._past_successes = self._past_failures = 0
+        self.leaving = Leaving(self)
         self._connect = connect
         self._seconds = seconds
         self._security = security
@@ -95,7 +95,7 @@ class Connector:
         # The balancer's, or that of who chooses a balancer; see `Usage`.
         self.pick: Callable[[Any, tuple[Any, ...]], EndpointPool | None] = balancer.pick
         self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, seconds, timer, self._health_changed)
-        self.members = Members(cluster, self.watch, later, self._retire)
+        self.members = Members(cluster, self.watch, later, self.leaving.retire)
         self.members.begin(Usage(cluster, balancer, make_balancer or _only_one, locality, seconds, timer, self._health_changed, self._in_use))
 
     # -- who is in the cluster -----------------------------------------------------------------------------------------------------------------------
@@ -118,12 +118,12 @@ class Connector:
     @property
     def successes(self) -> int:
         """Attempts so far that were answered with a status below 500, or given up by who asked."""
-        return self._past_successes + sum(pool.successes for pool in (*self.pools, *self.members.retired.values()))
+        return self.leaving.successes + sum(pool.successes for pool in (*self.pools, *self.members.retired.values()))
 
     @property
     def failures(self) -> int:
         """Attempts so far that were answered with 500 or above, broke, or were not answered in time."""
-        return self._past_failures + sum(pool.errors for pool in (*self.pools, *self.members.retired.values()))
+        return self.leaving.failures + sum(pool.errors for pool in (*self.pools, *self.members.retired.values()))
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """These are the cluster's endpoints from now on. One whose address stays keeps its `EndpointPool` and connections; one that vanished drains: what
@@ -149,37 +149,6 @@ class Connector:
         self.pick = pick
         self.observe = _observer(None if self.watch is None else self.watch.observe, observe)
 
-    def _retire(self, pool: EndpointPool) -> None:
-        """It left the cluster, and nobody is sent to it any more."""
-        pool.is_closed = True
-        while pool.idle:
-            self._discard(pool.idle.popleft())
-        if self.multiplexer is not None:
-            self.multiplexer.retire(pool)
-        for ticket in list(pool.waiting):
-            self._move(ticket)
-        self._forget_retired(pool)
-
-    def _move(self, ticket: Ticket) -> None:
-        """Another endpoint for one who waits; without any it may still be served where it is."""
-        old = ticket.pool
-        owner = ticket.owner
-        pool = self.pick(owner, ticket.tried)
-        if pool is None or pool.is_closed or owner is None:
-            return
-        old.waiting.remove(ticket)
-        self.pending -= 1
-        if self._serve(pool, owner, ticket.fresh):
-            ticket.owner = None
-            return
-        ticket.pool = pool
-        self._queue(ticket)
-
-    def _forget_retired(self, pool: EndpointPool) -> None:
-        if not pool.connections and not pool.waiting and self.members.retired.pop(pool.address, None) is not None:
-            self._past_successes += pool.successes
-            self._past_failures += pool.errors
-
     # -- what the exchange asks ----------------------------------------------------------------------------------------------------------------------
 
     def open(self, owner: Any, tried: tuple[Any, ...], fresh: bool) -> Ticket | None:
@@ -191,7 +160,7 @@ class Connector:
             counters["no_endpoint"] += 1
             owner.upstream_unavailable(NoHealthyEndpoint(self.members.why_none(getattr(owner, "metadata_match", None))), None)
             return None
-        if self._serve(pool, owner, fresh):
+        if self.serve(pool, owner, fresh):
             return None
         if self.pending >= self.cluster.pool.max_pending:
             counters["overflows"] += 1
@@ -201,7 +170,7 @@ class Connector:
             return None
         return self.wait(pool, owner, tried, fresh)
 
-    def _serve(self, pool: EndpointPool, owner: Any, fresh: bool) -> bool:
+    def serve(self, pool: EndpointPool, owner: Any, fresh: bool) -> bool:
         """Give the exchange a connection to this endpoint that is there, or a stream on one."""
         if not fresh:
             idle = pool.idle
@@ -222,13 +191,13 @@ class Connector:
     def wait(self, pool: EndpointPool, owner: Any, tried: tuple[Any, ...] = (), fresh: bool = False) -> Ticket:
         """A place in the queue for a connection to this endpoint, or to another one if it has left the cluster."""
         if pool.is_closed and not self._stopped:
-            other = self.pick(owner, tried)
-            pool = pool if other is None else other
+            pool = self.leaving.another(pool, owner, tried)
         ticket = Ticket(self, pool, owner, tried, fresh)
-        self._queue(ticket)
+        self.queue(ticket)
         return ticket
 
-    def _queue(self, ticket: Ticket) -> None:
+    def queue(self, ticket: Ticket) -> None:
+        """Put the ticket at the end of its endpoint's queue."""
         pool = ticket.pool
         self.pending += 1
         pool.waiting.append(ticket)
@@ -243,7 +212,7 @@ class Connector:
             return
         self.pending -= 1
         if ticket.pool.is_closed:
-            self._forget_retired(ticket.pool)
+            self.leaving.look_at(ticket.pool)
 
     def dial(self, side: Any) -> RawConnection | None:
         """A connection of its own for opaque bytes; see `RawConnection`. Outside the pool and its limits on connections."""
@@ -287,7 +256,7 @@ class Connector:
             if owner is not None:
                 owner.upstream_unavailable(why, pool)
         if pool.is_closed:
-            self._forget_retired(pool)
+            self.leaving.look_at(pool)
         self._serve_waiting()
 
     def released(self, connection: H1ClientConnection, reusable: bool) -> None:
@@ -317,7 +286,7 @@ class Connector:
             with suppress(ValueError):
                 pool.idle.remove(connection)
         if pool.is_closed:
-            self._forget_retired(pool)
+            self.leaving.look_at(pool)
         if self.pending:
             self._serve_waiting()
 
@@ -479,9 +448,9 @@ class Connector:
                 if connection.connecting is not None:
                     connection.connecting.cancel()
 
-    def snapshot(self) -> dict[str, Any]:
-        """What `/clusters` shows."""
-        return snapshot(self)
+    def snapshot(self, offset: int = 0) -> dict[str, Any]:
+        """What `/clusters` shows; of many endpoints those from `offset` on."""
+        return snapshot(self, offset)
 
 
 def _only_one() -> Any:

@@ -90,7 +90,7 @@ class ProbeConnector(Connector):
     def open_at(self, asked: EndpointPool, owner: Any, fresh: bool) -> Any:
         """A stream at this endpoint; see `IConnector.open`."""
         self.counters["requests"] += 1
-        return None if self._serve(asked, owner, fresh) else self.wait(asked, owner, (), fresh)
+        return None if self.serve(asked, owner, fresh) else self.wait(asked, owner, (), fresh)
 
     def dial_at(self, asked: EndpointPool, side: Any) -> RawConnection:
         """A connection to this endpoint for opaque octets; see `Connector.dial`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import attrs
+import pytest
 from hypothesis import given, strategies as st
 from zope.interface.verify import verifyObject
 
-from sidecar.cluster.round_robin import RoundRobin
+from sidecar.cluster.round_robin import CREDITS, RoundRobin
 from sidecar.interfaces import IBalancer
 from sidecar.testing import FakeContext
 
@@ -100,3 +101,37 @@ def test_every_pick_is_an_endpoint_not_tried(weights: list[int], steps: list[tup
             picked = robin.pick(None, tuple(pool[number] for number in tried))
             left = set(current) - set(tried) or set(current)
             assert picked in [pool[number] for number in left] if left else picked is None
+
+
+@given(st.lists(st.integers(1, 20), min_size=CREDITS + 1, max_size=150).filter(lambda weights: len(set(weights)) > 1), st.integers(1, 4))
+def test_many_get_their_shares(weights: list[int], rounds: int) -> None:
+    """Also above the number up to which everyone is looked at: after so many rounds each has its weight, give or take one."""
+    balancer_ = balancer(*[Endpoint(str(number), weight) for number, weight in enumerate(weights)])
+    picked = Counter(balancer_.pick(None, ()).name for _ in range(rounds * sum(weights)))
+    assert all(abs(picked[str(number)] - rounds * weight) <= 1 for number, weight in enumerate(weights))
+
+
+def test_many_keep_their_turn() -> None:
+    """Those that stay go on where they were when others come and weights change, and shares are right within 5 % at once."""
+    pool = [Endpoint(str(number), number % 3 + 1) for number in range(300)]
+    subject = balancer(*pool[:200])
+    for _ in range(77):
+        subject.pick(None, ())
+    due = sorted(subject._appointments)[:50]
+    subject.update(pool)
+    assert [each[2] for each in sorted(each for each in subject._appointments if each[2] in pool[:200])[:50]] == [each[2] for each in due]
+    pool[7].weight = 30
+    subject.update(pool)
+    picked = Counter(subject.pick(None, ()).name for _ in range(sum(each.weight for each in pool)))
+    assert picked["7"] == pytest.approx(30, abs=2) and picked["8"] == pytest.approx(3, abs=1)
+
+
+def test_many_pass_over_the_tried() -> None:
+    """While there is another one; those passed over lose nothing."""
+    pool = [Endpoint(str(number), number % 2 + 1) for number in range(CREDITS + 10)]
+    subject = balancer(*pool)
+    first = [subject.pick(None, ()) for _ in range(3)]
+    assert all(subject.pick(None, tuple(first)) not in first for _ in range(200))
+    assert subject.pick(None, tuple(first[:1])) is not first[0]
+    assert {subject.pick(None, tuple(pool)) for _ in range(300)} <= set(pool)
+    assert len(subject._appointments) == len(pool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from sidecar.cluster.shares import Shares
 from tests.cluster.peers import Endpoint
 
@@ -19,3 +21,12 @@ def test_without() -> None:
     both = Shares([a, b])
     assert both.without((a,)).endpoints == (b,)
     assert both.without((a, b)) is both
+
+
+def test_untried() -> None:
+    """By chance somebody who was not tried; however many were, as long as there is one; else anybody."""
+    pool = [Endpoint(str(number), number + 1) for number in range(50)]
+    shares, dice = Shares(pool), random.Random(2).random
+    assert all(shares.untried(dice, tuple(pool[:49])) is pool[49] for _ in range(100))
+    assert all(shares.untried(dice, (pool[49],)) is not pool[49] for _ in range(1000))
+    assert shares.untried(dice, tuple(pool)) in pool

@@ -7,9 +7,11 @@ from typing import Any
 
 from sidecar.address import Address
 from sidecar.cluster.slices import STEP_PIECES
+from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.errors import NoHealthyEndpoint
 from sidecar.model import Endpoint, OutlierDetection
 from sidecar.upstream.pool import Connector
+from sidecar.upstream.shown import ENDPOINTS_SHOWN
 from tests.memory import GET, World
 from tests.memory_h2 import H2App, multiplexed
 from tests.upstream.test_pool import CLOSE, OK, Owner, Pools
@@ -256,3 +258,54 @@ def test_nothing_is_worked_off_after_stop() -> None:
     pools.turns()
     pools.connector.set_endpoints(at(5))
     assert ports(pools.connector.pools) == [0]
+
+
+def test_a_refused_stream_goes_elsewhere_when_its_endpoint_left() -> None:
+    """HTTP/2: what the server did not take is sent again, and not to an endpoint that is no longer there; the balancer is asked for the exchange."""
+    world = multiplexed(World(endpoints=2))
+    world.send(GET)
+    app = H2App(world)
+    asked: list[Any] = []
+    world.connector.set_endpoints([world.connector.pools[1].configured])
+    pick = world.connector.pick
+    world.connector.pick = lambda exchange, tried: (asked.append(exchange), pick(exchange, tried))[1]
+    app.h2.reset(1, REFUSED_STREAM)
+    app.exchange()
+    assert asked == [world.exchanges[0]] and world.attempts[-1].address.port == 8081
+    world.turn()
+    other = H2App(world)
+    other.answer(1)
+    world.ended_once(200)
+    assert not world.connector.members.retired
+
+
+def test_counts_outlive_endpoints() -> None:
+    """A cluster's successes and failures never go back, whoever leaves."""
+    pools = Pools(endpoints=2)
+    for number in range(6):
+        owner, transport = pools.busy(want=number % 2)
+        transport.receive(CLOSE)
+        assert owner.ends == [200]
+    pools.connector.pools[0].errors = 2
+    assert (pools.connector.successes, pools.connector.failures) == (4, 2)
+    pools.connector.set_endpoints(at(1))
+    assert (pools.connector.successes, pools.connector.failures) == (4, 2)
+    pools.connector.set_endpoints(at(0, 1))
+    assert (pools.connector.successes, pools.connector.failures) == (4, 2)
+
+
+def test_a_page_shows_a_part_of_many() -> None:
+    """And how many it does not show."""
+    connector = Pools(endpoints=ENDPOINTS_SHOWN + 5).connector
+    first, last = connector.snapshot(), connector.snapshot(ENDPOINTS_SHOWN)
+    assert (len(first["endpoints"]), first["endpoints_not_shown"]) == (ENDPOINTS_SHOWN, 5)
+    assert [each["address"] for each in last["endpoints"]] == [f"127.0.0.1:{8000 + ENDPOINTS_SHOWN + number}" for number in range(5)]
+
+
+def test_why_is_worked_out_once() -> None:
+    """A cluster that is down answers many; the sentence follows what is known."""
+    pools = Pools(endpoints=0)
+    members = pools.connector.members
+    assert members.why_none(None) is members.why_none(None)
+    pools.connector.set_endpoints(at(0, weight=0))
+    assert members.why_none(None).endswith("1 with weight 0")
