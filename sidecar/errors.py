@@ -360,6 +360,14 @@ class StreamIdleTimeout(UpstreamTimeout):
     hint = "Raise `idle_timeout`, or let the application send something in between."
 
 
+class StreamDurationExceeded(UpstreamTimeout):
+    """The exchange took longer than a whole exchange may."""
+
+    flag = "DT"
+    code = "stream-duration-exceeded"
+    hint = "Raise the route's `max_stream_duration`, or let the caller ask for more time with grpc-timeout."
+
+
 # -- connections -----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from sidecar.policy.conditions import conditions_of
 from sidecar.policy.descriptors import compile_descriptors
 from sidecar.policy.retry import RetryRules
 from sidecar.proxy import replies
+from sidecar.proxy.hints import Hints
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import Account, Step, compile_chain
 from sidecar.routing.hash_policy import compile_hash_policies
@@ -74,6 +75,7 @@ class RouteBuilder:
             runtime.metadata_matches = self._subsets(route, [(each.cluster, each.metadata_match) for each in route.weighted_clusters])
         else:
             runtime.answer = _answer(route)
+        runtime.hints = self._hints(entry, runtime)
         return runtime
 
     def _subsets(self, route: model.Route, clusters: list[tuple[str, dict[str, str]]]) -> dict[str, tuple[tuple[str, str], ...]] | None:
@@ -91,6 +93,19 @@ class RouteBuilder:
         ref = retry.policy or PluginRef(kind="retry-policy", name="conditions", config=conditions_of(retry))
         policy, account = self._plugin(ref, f"{self._name} route {route.name}")
         return RetryRules(retry, Step(policy.decide, account, 0), policy.statuses, route.hedge)
+
+    def _hints(self, entry: RouteEntry, runtime: RouteRuntime) -> Hints | None:
+        """What callers may ask for and attempts are told; None where that is nothing."""
+        route, settings = entry.route, self._settings
+        has_time = route.timeout is not None or (route.retry is not None and route.retry.per_try_timeout > 0)
+        mode, counts = settings.envoy_headers, entry.virtual_host.include_request_attempt_count
+        tells_time = settings.send_expected_timeout and (has_time or mode == "honor")
+        # A call of gRPC says how long its caller waits, and each further attempt has less; there are none where HTTP/1.1 is spoken.
+        may_call = route.retry is not None and (runtime.connector is None or runtime.connector.cluster.protocol != "h1")
+        if mode == "pass" and not (tells_time or counts or may_call or route.max_stream_duration is not None):
+            return None
+        rules = None if mode != "honor" else self._retry_rules(route, model.Retry(on=(), attempts=2))
+        return Hints(runtime.timeout, runtime.timeout_ends_with_head, mode, route.max_stream_duration, rules, tells_time, counts)
 
     def _route_plugins(self, route: model.Route) -> list[tuple[Any, Account]]:
         """The listener's plugins with what this route changes of them. Positions stay: a plugin that is off keeps its place, so that a reroute goes on at

@@ -37,6 +37,7 @@ from sidecar.model.resilience import (
     CircuitBreakers as CircuitBreakers,
     FailureRate as FailureRate,
     Hedge as Hedge,
+    MaxStreamDuration as MaxStreamDuration,
     OutlierDetection as OutlierDetection,
     Retry as Retry,
     RetryBudget as RetryBudget,
@@ -197,19 +198,22 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hash_policy: tuple[HashPolicy, ...] = ()
     retry: Retry | None = None
     hedge: Hedge | None = None
+    max_stream_duration: MaxStreamDuration | None = None
     mirrors: tuple[Mirror, ...] = ()
     metadata_match: dict[str, str] = {}
     origin: Origin = ""
 
 
 class VirtualHost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Routes for a set of authorities, first match wins. `domains`: exact, "*.suffix", "prefix.*" or "*"; the port of the request is ignored."""
+    """Routes for a set of authorities, first match wins. `domains`: exact, "*.suffix", "prefix.*" or "*"; the port of the request is ignored.
+    `include_request_attempt_count`: each attempt has x-envoy-attempt-count, from 1."""
 
     name: Name
     domains: tuple[str, ...] = ("*",)
     routes: tuple[Route, ...]
     request_headers: HeaderOps | None = None
     response_headers: HeaderOps | None = None
+    include_request_attempt_count: bool = False
     origin: Origin = ""
 
 
@@ -290,6 +294,8 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `forwarded_for`: append the peer's address to x-forwarded-for. `request_id`: give a request without x-request-id one. `half_close`: what a client that ends its sending side before
     its answer is there gets: "abort" (the exchange is cancelled, as Envoy and nginx do) or "answer".
     `merge_slashes`: runs of slashes in a path become one before routes and rules see it, and so it goes up: "//admin" must not pass a rule on "/admin" (Envoy: merge_slashes).
+    `envoy_headers`: what becomes of the caller's x-envoy-... fields about timeouts and retries: "honor" (for callers that are trusted), "drop", or "pass" (they are nothing to us).
+    `send_expected_timeout`: where a timeout is configured each attempt has x-envoy-expected-rq-timeout-ms, the time that is left for it.
     `access_logs` and `tracing` are what is seen of each exchange.
     """
 
@@ -306,6 +312,8 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     idle_timeout: Duration = STREAM_IDLE_TIMEOUT_SECONDS
     upgrade_idle_timeout: Duration = UPGRADE_IDLE_TIMEOUT_SECONDS
     limits: HTTPLimits = HTTPLimits()
+    envoy_headers: Literal["pass", "drop", "honor"] = "pass"
+    send_expected_timeout: bool = True
     access_logs: tuple[PluginRef, ...] = ()
     tracing: Tracing | None = None
 

@@ -74,6 +74,15 @@ class Hedge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hedge_on_per_try_timeout: bool = False
 
 
+class MaxStreamDuration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a whole exchange may take, from its first octet, tunnels excepted (Envoy: max_stream_duration). `max_stream_duration`: 0 for no limit. `grpc_timeout_header_max`: written, the
+    `grpc-timeout` of a call counts instead, up to this (0: whatever it is), less `grpc_timeout_header_offset`."""
+
+    max_stream_duration: Duration | None = None
+    grpc_timeout_header_max: Duration | None = None
+    grpc_timeout_header_offset: Duration = 0.0
+
+
 class FailureRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When `failure_percent` of the requests of a `window` fail, and there were `minimum_requests`, all are refused for `open_time`; then `probes` real
     requests may try, and all of them must succeed."""

@@ -22,7 +22,16 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from sidecar.codec.grpc import http_status, status_in
-from sidecar.errors import DownstreamClosed, RequestTimeout, SidecarError, StreamIdleTimeout, UpstreamClosed, UpstreamError, UpstreamTimeout
+from sidecar.errors import (
+    DownstreamClosed,
+    RequestTimeout,
+    SidecarError,
+    StreamDurationExceeded,
+    StreamIdleTimeout,
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from sidecar.headers import Headers
 from sidecar.interfaces import IExchange, IStreamOwner
 from sidecar.message import ResponseHead
@@ -34,6 +43,7 @@ from sidecar.proxy.record import make_record
 from sidecar.proxy.request_way import RequestWay
 from sidecar.proxy.response_way import ResponseWay
 from sidecar.proxy.retrying import RetryWay
+from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import is_awaitable
 
 
@@ -105,13 +115,21 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             assert route is not None
             if self.upstream is not None:
                 self._observe(504)
-            self.fail(UpstreamTimeout(f"{self.cluster_name or 'the request'} did not answer within {route.timeout:g} s (route {route.name})"))
+            self.fail(self._too_late(route, now))
         elif idle and now - self._last_moved >= idle and not self.request_complete and not self._request_paused and not self.is_tunnel:
             self.fail(RequestTimeout(f"nothing of the request's body came for {idle:g} s (route {self.route_name})"))
         elif idle and now - self._last_moved >= idle:
             self.fail(StreamIdleTimeout(f"nothing moved for {idle:g} s (route {self.route_name})"))
         else:
             self._set_timer(idle)
+
+    def _too_late(self, route: RouteRuntime, now: float) -> SidecarError:
+        times = self._times
+        if times is not None and times.ends_at and now >= times.ends_at:
+            return StreamDurationExceeded(f"the exchange took longer than {times.ends_at - self.started:g} s (max_stream_duration of route {route.name})")
+        whose = f"route {route.name}" if times is None or times.timeout == route.timeout else "asked for by the caller"
+        seconds = route.timeout if times is None else times.timeout
+        return UpstreamTimeout(f"{self.cluster_name or 'the request'} did not answer within {seconds:g} s ({whose})")
 
     def fail(self, error: SidecarError, extra: Headers | None = None) -> None:
         """End with an error: a local reply if nothing was sent yet, else the connection or stream breaks so that the client can tell."""

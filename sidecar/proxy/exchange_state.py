@@ -14,6 +14,7 @@ from sidecar.headers import Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.grpc_call import GRPCCall, call_of, final_status
+from sidecar.proxy.hints import Times
 from sidecar.proxy.http import Caller, HTTPRuntime, new_request_id
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
@@ -47,6 +48,7 @@ class ExchangeState:
         "_retried_stale",
         "_retry",
         "_ticket",
+        "_times",
         "_tried",
         "_upstream_is_congested",
         "attempts",
@@ -131,6 +133,8 @@ class ExchangeState:
         self._tried: tuple[Any, ...] = ()
         self._awaited: list[Deferred[Any]] | None = None
         self._deadline = 0.0
+        # `hints.Times`, where they are not the route's own.
+        self._times: Times | None = None
         # Set-Cookie for a client that a hash policy gave a cookie, and the key made of it.
         self._cookie: Any = None
         # `retrying.Retrying` where the route has a retry policy.
@@ -250,7 +254,10 @@ class ExchangeState:
         route = self.route
         if route is None:
             return
-        if route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
+        if self._times is not None:
+            self._deadline = self._times.deadline(self._last_moved, self.request_complete, self.response is not None)
+            self._set_timer(route.idle_timeout)
+        elif route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
             self._deadline = self._last_moved + route.timeout
             idle = route.idle_timeout
             self.downstream.timer.set(self._last_moved + (idle if 0.0 < idle < route.timeout else route.timeout))

@@ -141,6 +141,8 @@ class RequestWay(PluginCalls):
         # Weighted clusters are chosen when the request goes up; descriptors and records know the fixed one from here.
         self.cluster_name = route.cluster_name
         self.chain = route.chain
+        if route.hints is not None:
+            self._times = route.hints.times(self)
         return True
 
     def _request_head_hooks(self, index: int) -> None:
@@ -221,6 +223,8 @@ class RequestWay(PluginCalls):
                 return
         if route.retry is not None:
             self._begin_retries(route.retry)
+        if route.hints is not None:
+            route.hints.settle(self)
         if self.chain.choosy:
             self.chain = self._narrowed(self.chain)
         chain = self.chain
@@ -329,7 +333,7 @@ class RequestWay(PluginCalls):
         self.endpoint = endpoint.address
         self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
-        if self.http.tracer is not None:
+        if self.http.tracer is not None or self.route.hints is not None:  # type: ignore[union-attr]
             self.stamp_request()
         try:
             stream.send_head(self.request)
@@ -349,7 +353,9 @@ class RequestWay(PluginCalls):
             stream.flush()
 
     def stamp_request(self) -> None:
-        """What each attempt says anew in the request's head: the trace context."""
+        """What each attempt says anew in the request's head: the trace context, and what is left of time."""
+        if self.route is not None and self.route.hints is not None:
+            self.route.hints.stamp(self)
         tracer = self.http.tracer
         if tracer is not None:
             step = tracer.inject
@@ -410,7 +416,7 @@ class RequestWay(PluginCalls):
             self.upstream.send_end(None)
             self.upstream.flush()
             return
-        if self._deadline == 0.0:
+        if self._deadline == 0.0 or self._times is not None:
             self._arm()
         if self._inbox is not None:
             self._inbox.append(End(trailers))

@@ -51,7 +51,7 @@ class ResponseWay(PluginCalls):
         self.upstream_seconds = now - self.started
         self.response = head
         if self._deadline and self.route is not None and self.route.timeout_ends_with_head:
-            self._deadline = 0.0
+            self._deadline = 0.0 if self._times is None else self._times.after_head(self._deadline)
         if self.route is not None and self.route.edit_response is not None:
             self.route.edit_response(head.headers)
         if self._cookie is not None:

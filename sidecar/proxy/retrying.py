@@ -185,6 +185,11 @@ class RetryWay(PluginCalls):
         request = self.request
         if request.upgrade is None and request.method != b"CONNECT":
             self._retry = retry = Retrying(self, rules)
+            times = self._times
+            if times is not None and times.per_try is not None:
+                retry.per_try_timeout = times.per_try
+                if times.per_try:
+                    retry.lend_timer()
             if request.end_stream:
                 retry.begin_try()
 

@@ -27,6 +27,7 @@ class RouteRuntime:
         "edit_request",
         "edit_response",
         "hash_key",
+        "hints",
         "idle_timeout",
         "metadata_matches",
         "mirrors",
@@ -49,6 +50,8 @@ class RouteRuntime:
         self.answer: Callable[[RequestHead], tuple[Any, bytes]] | None = None
         # `policy.retry.RetryRules`
         self.retry: Any = None
+        # `hints.Hints`
+        self.hints: Any = None
         # `mirroring.MirrorRuntime`s
         self.mirrors: tuple[Any, ...] | None = None
         self.rewrite: Callable[[RequestHead], None] | None = None
