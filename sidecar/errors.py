@@ -322,6 +322,22 @@ class UpstreamClosed(UpstreamError):
     hint = "The application ended the connection; its own log should say why."
 
 
+class UpstreamReset(UpstreamClosed):
+    """The upstream reset the stream before its answer was complete."""
+
+    flag = "UR"
+    code = "upstream-reset"
+    hint = "The application gave the request up; its own log should say why."
+
+
+class UpstreamStalled(UpstreamClosed):
+    """We gave the connection or stream up, because the upstream took nothing."""
+
+    flag = "LR"
+    code = "upstream-stalled"
+    hint = "Is the application stuck? It took nothing of what was sent to it."
+
+
 class UpstreamProtocolError(UpstreamError):
     """The upstream's answer breaks HTTP."""
 

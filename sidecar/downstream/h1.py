@@ -8,6 +8,7 @@ them; then reading pauses. What an exchange sends is collected and written in on
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
@@ -19,6 +20,7 @@ from sidecar.errors import DownstreamClosed, RequestTimeout, SidecarError
 from sidecar.headers import Headers
 from sidecar.interfaces import IDownstreamStream
 from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.transport.lifetime import end_of_life
 
 # After an answer that came before the request was complete, the rest is read and thrown away for this long, so that closing does not destroy the answer on
 # its way
@@ -39,7 +41,7 @@ class H1ServerConnection:
     is told once when the connection is gone. `limits` is a `model.HTTPLimits`; `runtime` has `seconds()`, `wheel`, `draining`."""
 
     __slots__ = (
-        "_advancing", "_begin", "_closed", "_closing", "_congested", "_delivering", "_exchange", "_exchange_paused", "_half_closed", "_idle",
+        "_advancing", "_begin", "_closed", "_closing", "_congested", "_delivering", "_ends_at", "_exchange", "_exchange_paused", "_half_closed", "_idle",
         "_is_tunnel", "_lingering", "_out", "_read_paused", "_reader", "_refuse", "_released", "_request_done", "_unsent", "_writer",
         "allow_half_close", "limits", "requests", "runtime", "timer", "transport",
     )  # fmt: skip
@@ -72,6 +74,7 @@ class H1ServerConnection:
             self._read_paused
         ) = False
         self._idle = True
+        self._ends_at = inf
         # The exchange wants no more of the request now; pipelined octets may keep reading paused for longer.
         self._exchange_paused = False
         # The events being delivered.
@@ -84,6 +87,7 @@ class H1ServerConnection:
     def makeConnection(self, transport: Any) -> None:
         """Ready to read; TLS, if any, is done."""
         self.transport = transport
+        self._ends_at = end_of_life(self.limits, self.runtime.seconds())
         high = self.limits.watermark_bytes
         transport.set_write_watermarks(high, high // 2)
         transport.registerProducer(self, True)
@@ -155,12 +159,16 @@ class H1ServerConnection:
         self._idle = False
         self._request_done = head.end_stream
         limit = self.limits.requests_per_connection
-        is_last = runtime.draining or (limit and self.requests >= limit) or (self._half_closed and not self._reader.buffered)
+        is_last = runtime.draining or self._is_old() or (limit and self.requests >= limit) or (self._half_closed and not self._reader.buffered)
         keep_alive = self._reader.keep_alive and not is_last
         self._writer.begin(head, keep_alive)
         self._exchange_paused = False
         self._exchange = exchange = self._begin(self, head, runtime.seconds())
         exchange.start()
+
+    def _is_old(self) -> bool:
+        """Has it reached its age? Then it closes when what was asked for is answered."""
+        return self._ends_at != inf and self.runtime.seconds() >= self._ends_at
 
     def _broken(self, error: SidecarError) -> None:
         """Bytes that are no request: with an exchange running it is told, else they are answered here. Either way the connection ends."""
@@ -233,8 +241,11 @@ class H1ServerConnection:
         else:
             self._idle = False
             seconds = limits.head_timeout
-        if seconds:
-            self.timer.set(self.runtime.seconds() + seconds)
+        deadline = self.runtime.seconds() + seconds if seconds else inf
+        if self._idle and self._ends_at < deadline:
+            deadline = self._ends_at
+        if deadline != inf:
+            self.timer.set(deadline)
         else:
             self.timer.clear()
         if self._read_paused:
@@ -343,7 +354,7 @@ class H1ServerConnection:
 
     def send_head(self, head: ResponseHead) -> None:
         """See `IDownstreamStream`."""
-        if self.runtime.draining or (not self._request_done and self._ends_at_once()):
+        if self.runtime.draining or self._is_old() or (not self._request_done and self._ends_at_once()):
             self._writer.closes = True
         self._writer.head(head, self._out)
 
@@ -417,6 +428,7 @@ class H1ServerConnection:
             and not (self._writer.closes or self._congested or self._closing or self._read_paused or self._half_closed or self._is_tunnel or reader.buffered)
             and self.limits.idle_timeout
             and not self.runtime.draining
+            and self._ends_at == inf
         ):
             # The usual case, without the ceremony of the unusual ones: wait for the next request.
             reader.next_message()

@@ -26,6 +26,7 @@ from sidecar.codec.h2.limits import H2Limits
 from sidecar.downstream.h2_stream import H2ServerStream
 from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused
 from sidecar.message import END, End, RequestHead, ResponseHead
+from sidecar.transport.lifetime import end_of_life
 
 # A client that takes nothing of what waits for it for this long is gone for us, as over HTTP/1.1.
 STALL_SECONDS = 60.0
@@ -50,7 +51,7 @@ class H2ServerConnection:
     `options`: `model.HTTP2Options`."""
 
     __slots__ = (
-        "_begin", "_busy_at", "_closed", "_closing", "_delivering", "_drain_state", "_free", "_is_due", "_last_moved", "_lingering", "_mid_since",
+        "_begin", "_busy_at", "_closed", "_closing", "_delivering", "_drain_state", "_ends_at", "_free", "_is_due", "_last_moved", "_lingering", "_mid_since",
         "_pinged_at", "_refuse", "_slow", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "limits", "options", "requests", "runtime",
         "scheme", "timer", "transport",
     )  # fmt: skip
@@ -85,6 +86,7 @@ class H2ServerConnection:
         self._stopping: set[int] = set()  # answered, and to be reset when the answer has left
         self._delivering = self._closing = self._is_due = self._lingering = False
         self._drain_state = OPEN
+        self._ends_at = inf
         self._last_moved = self._busy_at = 0.0  # when the client sent something; when it last had a request
         self._mid_since: float | None = None
         self._pinged_at: float | None = None
@@ -100,6 +102,7 @@ class H2ServerConnection:
         transport.registerProducer(self, True)
         self.h2.start()
         self._last_moved = self._busy_at = now = self.runtime.seconds()
+        self._ends_at = end_of_life(self.limits, now)
         self.timer.set(now + self._next_look(now))
         self._write()
 
@@ -364,6 +367,9 @@ class H2ServerConnection:
         if self._drain_state == ANNOUNCED:
             self._leave()
             return
+        if now >= self._ends_at and self._drain_state == OPEN:
+            self._announce()
+            return
         if self.h2.open_streams:
             self._reset_stalled(now)
         if self._streams or self.h2.open_streams:
@@ -392,6 +398,8 @@ class H2ServerConnection:
         wait = min(LOOK_SECONDS, self.limits.idle_timeout or LOOK_SECONDS)
         if not self._streams and not self.h2.open_streams:
             wait = min(wait, max(self._idle_deadline() - now, 0.0))
+        if self._drain_state == OPEN:
+            wait = min(wait, max(self._ends_at - now, 0.0))
         if options.keepalive_interval:
             wait = min(wait, options.keepalive_interval, options.keepalive_timeout or wait)
         return float(wait)

@@ -46,6 +46,7 @@ from sidecar.model.resilience import (
 from sidecar.model.scalars import (
     ACCEPT_BACKLOG as ACCEPT_BACKLOG,
     CONNECT_TIMEOUT_SECONDS as CONNECT_TIMEOUT_SECONDS,
+    CONNECTION_JITTER_PERCENT as CONNECTION_JITTER_PERCENT,
     CONNECTIONS as CONNECTIONS,
     DOWNSTREAM_IDLE_TIMEOUT_SECONDS as DOWNSTREAM_IDLE_TIMEOUT_SECONDS,
     DRAIN_SECONDS as DRAIN_SECONDS,
@@ -266,7 +267,8 @@ class ChainMatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class HTTPLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one client may use. Zero switches a time limit off; sizes and counts are always limited."""
+    """What one client may use. Zero switches a time limit off; sizes and counts are always limited. `max_connection_duration`: after so long, and up to `max_connection_duration_jitter` percent
+    more, a connection takes no new request (Envoy: common_http_protocol_options)."""
 
     head_bytes: Size = HEAD_BYTES
     head_fields: Count = HEAD_FIELDS
@@ -275,6 +277,8 @@ class HTTPLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     head_timeout: Duration = HEAD_TIMEOUT_SECONDS
     idle_timeout: Duration = DOWNSTREAM_IDLE_TIMEOUT_SECONDS
     requests_per_connection: Count = 0
+    max_connection_duration: Duration = 0.0
+    max_connection_duration_jitter: Percent = CONNECTION_JITTER_PERCENT
 
 
 class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -368,13 +372,16 @@ class UpstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Connections of a cluster. `max_pending`: requests that wait for one; more get 503 with flag UO. `max_requests`: per connection, 0 for no limit."""
+    """Connections of a cluster. `max_pending`: requests that wait for one; more get 503 with flag UO. `max_requests`: per connection, 0 for no limit. `max_connection_duration`: after so long,
+    and up to `max_connection_duration_jitter` percent more, a connection takes no new request."""
 
     max_connections: Annotated[int, Meta(ge=1)] = POOL_CONNECTIONS
     max_idle: Count = POOL_IDLE
     max_pending: Count = POOL_PENDING
     max_requests: Count = 0
     idle_timeout: Duration = POOL_IDLE_TIMEOUT_SECONDS
+    max_connection_duration: Duration = 0.0
+    max_connection_duration_jitter: Percent = CONNECTION_JITTER_PERCENT
 
 
 class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,6 +38,7 @@ POOL_CONNECTIONS = 1024  # per cluster; Envoy: circuit_breakers.max_connections
 POOL_IDLE = 128  # idle connections kept per endpoint
 POOL_PENDING = 1024  # Envoy: max_pending_requests
 ACCEPT_BACKLOG = 1024
+CONNECTION_JITTER_PERCENT = 10  # of a maximum age: connections that were made together do not end together
 MIRROR_TIMEOUT_SECONDS = 15.0  # as a route's: what nobody waits for must not pile up either
 MIRROR_BUFFER_BYTES = 64 * 1024  # of a body, for each mirrored request: two reads or so; a mirror that is slower is cut
 MIRROR_ACTIVE = 100  # mirrored requests at a time: with the buffers 6.25 MiB at most

@@ -32,7 +32,9 @@ NAMES_LIMIT = 16  # of fields in x-envoy-retriable-header-names that are looked 
 
 class Times:
     """The time that one exchange has. `timeout`: as a route's, seconds from the complete request, 0 for none; with `ends_with_head` until the answer's head.
-    `per_try`: for one attempt, None for the route's. `ends_at`: when the exchange ends whatever happens, `call_ends`: when its caller stops waiting; of the exchange's clock, 0.0 for never."""
+    `per_try`: for one attempt, None for the route's. `ends_at`: when the exchange ends whatever happens, `call_ends`: when its caller stops waiting; of the
+    exchange's clock, 0.0 for never.
+    """
 
     __slots__ = ("call_ends", "ends_at", "ends_with_head", "per_try", "timeout")
 

@@ -29,8 +29,8 @@ class H1ClientConnection:
     """Made by the pool for one endpoint; `owner` is the exchange that has it, None while idle or connecting."""
 
     __slots__ = (
-        "_congested", "_is_tunnel", "_out", "_paused", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since", "is_reused",
-        "owner", "pool", "requests", "state", "tls", "transport",
+        "_age", "_congested", "_is_old", "_is_tunnel", "_out", "_paused", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since",
+        "is_reused", "owner", "pool", "requests", "state", "tls", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Any, endpoint: Any, head_bytes: int, head_fields: int) -> None:
@@ -49,6 +49,8 @@ class H1ClientConnection:
         self._writer = RequestWriter()
         self._out: list[bytes] = []
         self._request_done = True
+        self._age: Any = None  # a timer where connections have a maximum age
+        self._is_old = False
         self._is_tunnel = False
         self._congested = False
         self._paused = False
@@ -61,6 +63,7 @@ class H1ClientConnection:
         high = self.pool.cluster.watermark_bytes
         transport.set_write_watermarks(high, high // 2)
         transport.registerProducer(self, True)
+        self._age = self.pool.age_timer(self._grown_old)
         if not self.pool.is_secure:
             self.state = READY
             self.pool.connected(self)
@@ -126,7 +129,7 @@ class H1ClientConnection:
         self.owner = None
         reader = self._reader
         # One that is still congested, with a request that was answered before it had left, would tell the next owner of a drain that is none of its own.
-        reusable = self._request_done and reader.keep_alive and reader.finished and self.state is READY and not self._congested
+        reusable = self._request_done and reader.keep_alive and reader.finished and self.state is READY and not self._congested and not self._is_old
         if self._paused:
             # The owner paused within the batch that ended the response: it will not resume what it does not have any more.
             self.resume_response()
@@ -166,8 +169,16 @@ class H1ClientConnection:
     def writeConnectionLost(self) -> None:
         """Our side is ended, as asked."""
 
+    def _grown_old(self) -> None:
+        """It has reached its age: no further request."""
+        self._is_old = True
+        if self.owner is None and self.state is READY:
+            self._drop()
+
     def connectionLost(self, reason: Any) -> None:
         """The connection is gone, for whatever reason."""
+        if self._age is not None:
+            self._age.clear()
         if self.state is CONNECTING:
             self.state = GONE
             self.pool.failed(self, self.pool.explain(self, reason))

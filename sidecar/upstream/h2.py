@@ -6,6 +6,7 @@ The connection counts as connected when the server's SETTINGS are here: then its
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol, IPushProducer
@@ -14,8 +15,9 @@ from zope.interface import implementer
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, GoAwayReceived, PingAcked, SettingsChanged, StreamReset, WindowOpened
 from sidecar.codec.h2.frames import CANCEL, NO_ERROR
-from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamError, UpstreamProtocolError
+from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamReset, UpstreamStalled
 from sidecar.facts import TLSFacts
+from sidecar.transport.lifetime import end_of_life
 from sidecar.upstream.h2_stream import H2ClientStream
 
 CONNECTING, READY, LEAVING, GONE = "connecting", "ready", "leaving", "gone"
@@ -33,8 +35,8 @@ class H2ClientConnection:
     """Made by the pool for one endpoint. `pool`: the `Connector`; `multiplexer`: shares the connection out."""
 
     __slots__ = (
-        "_delivering", "_is_due", "_last_moved", "_pinged_at", "_slow", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high", "is_congested",
-        "most", "multiplexer", "owner", "pool", "requests", "reserved", "state", "streams", "tls", "transport",
+        "_delivering", "_ends_at", "_is_due", "_last_moved", "_pinged_at", "_slow", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
+        "is_congested", "most", "multiplexer", "owner", "pool", "requests", "reserved", "state", "streams", "tls", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Any, endpoint: Any, multiplexer: Any) -> None:
@@ -57,6 +59,7 @@ class H2ClientConnection:
         self._delivering = self._is_due = False
         self._timer = multiplexer.timer(self._look)
         self._last_moved = self._used_at = 0.0
+        self._ends_at = inf
         self._pinged_at: float | None = None
         self._unsent = 0
 
@@ -168,7 +171,7 @@ class H2ClientConnection:
         elif stream.is_tunnel and event.by_peer and event.code == NO_ERROR:
             owner.response_end(None)
         elif event.by_peer:
-            error = UpstreamClosed(f"{self.describe()} reset the stream (code {event.code})")
+            error = UpstreamReset(f"{self.describe()} reset the stream (code {event.code})")
             error.retry_safe = event.retry_safe
             owner.response_failed(error)
         else:
@@ -180,6 +183,7 @@ class H2ClientConnection:
             if self.state is CONNECTING:
                 self.state = READY
                 self._used_at = now = self.multiplexer.seconds()
+                self._ends_at = end_of_life(self.pool.cluster.pool, now)
                 self._timer.set(now + self._next_look())
                 self.multiplexer.connected(self)
         elif kind is GoAwayReceived:
@@ -361,12 +365,16 @@ class H2ClientConnection:
         if self.is_congested:
             unsent = self.transport.buffered
             if unsent and unsent == self._unsent:
-                self._lost(UpstreamClosed(f"{self.describe()} read nothing for {STALL_SECONDS:g} s"))
+                self._lost(UpstreamStalled(f"{self.describe()} read nothing for {STALL_SECONDS:g} s"))
                 self.transport.abortConnection()
                 return
             self._unsent = unsent
             self._timer.set(now + STALL_SECONDS)
             return
+        if now >= self._ends_at:
+            self.leave()
+            if not self.reserved:
+                return
         if self.streams:
             self._fail_stalled(now)
         if self.streams:
@@ -375,7 +383,7 @@ class H2ClientConnection:
             self.close()
             return
         if not self._is_answering(now):
-            self._lost(UpstreamClosed(f"{self.describe()} did not answer a PING"))
+            self._lost(UpstreamStalled(f"{self.describe()} did not answer a PING"))
             self.transport.abortConnection()
             return
         self._timer.set(now + self._next_look())
@@ -383,6 +391,8 @@ class H2ClientConnection:
     def _next_look(self) -> float:
         options = self.multiplexer.options
         wait: float = min(LOOK_SECONDS, self.pool.cluster.pool.idle_timeout or LOOK_SECONDS)
+        if self.state is READY:
+            wait = max(min(wait, self._ends_at - self.multiplexer.seconds()), 0.0)
         if options.keepalive_interval:
             wait = min(wait, options.keepalive_interval, options.keepalive_timeout or wait)
         return wait
@@ -409,7 +419,7 @@ class H2ClientConnection:
                     owner = stream.owner
                     self.let_go(stream)
                     if owner is not None:
-                        owner.response_failed(UpstreamClosed(f"{self.describe()} opened no window for {STALL_SECONDS:g} s"))
+                        owner.response_failed(UpstreamStalled(f"{self.describe()} opened no window for {STALL_SECONDS:g} s"))
         self._write()
 
     def leave(self) -> None:

@@ -21,6 +21,7 @@ from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, Ups
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
 from sidecar.model import Cluster, Endpoint, Locality
+from sidecar.transport.lifetime import end_of_life
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
 from sidecar.upstream.health import EndpointWatch
@@ -83,6 +84,7 @@ class Connector:
         self._connect = connect
         self._seconds = seconds
         self._security = security
+        self._timer = timer
         self._sweep = timer(self._close_idle)
         self._sweep_armed = False
         self._stopped = False
@@ -289,6 +291,14 @@ class Connector:
             self.leaving.look_at(pool)
         if self.pending:
             self._serve_waiting()
+
+    def age_timer(self, grown_old: Callable[[], None]) -> Any:
+        """A timer that tells a new connection when it has reached its age; None when there is no such limit."""
+        if not self.cluster.pool.max_connection_duration:
+            return None
+        timer = self._timer(grown_old)
+        timer.set(end_of_life(self.cluster.pool, self._seconds()))
+        return timer
 
     def check_peer(self, connection: H1ClientConnection) -> TLSFacts:
         """The peer's facts, or `UpstreamHandshakeFailed`."""

@@ -115,10 +115,10 @@ def test_a_stream_that_breaks_between_messages_ends_with_a_status() -> None:
     client.exchange()
     end = next(each for each in client.of(stream) if isinstance(each, End))
     assert client.body(stream) == HELLO and end.trailers is not None
-    assert end.trailers.get(b"grpc-status") == b"14" and b"upstream-closed" in (end.trailers.get(b"grpc-message") or b"")
+    assert end.trailers.get(b"grpc-status") == b"14" and b"upstream-reset" in (end.trailers.get(b"grpc-message") or b"")
     assert seen(world) == [(200, 14, 1, 1)] and told == [503]
     world.ended_once(200)
-    assert world.records[0].code == "upstream-closed"
+    assert world.records[0].code == "upstream-reset"
 
 
 def test_a_stream_that_breaks_within_a_message_is_reset() -> None:

@@ -160,7 +160,7 @@ def test_reset_by_the_application() -> None:
     assert first.take().startswith(b"HTTP/1.1 503 ")
     assert body_of(second.take()) == b"half" and second.closing
     assert not app.transport.closing
-    assert [each.code for each in world.records] == ["upstream-closed", "upstream-closed"]
+    assert [each.code for each in world.records] == ["upstream-reset", "upstream-reset"]
 
 
 def test_client_that_goes_away_resets_its_stream_alone() -> None:
