@@ -116,6 +116,7 @@ class H2ServerConnection:
         self._last_moved = now = self.runtime.seconds()
         self._delivering = True
         touched: list[H2ServerStream] = []
+        last: H2ServerStream | None = None  # a body and its end come together
         streams = self._streams
         for stream_id, event in self.h2.receive(data, now):
             kind = event.__class__
@@ -125,7 +126,9 @@ class H2ServerConnection:
                 stream = streams.get(stream_id)
                 if stream is not None:
                     stream.receive(event)
-                    touched.append(stream)
+                    if stream is not last:
+                        touched.append(stream)
+                        last = stream
                 elif kind is bytes:
                     self.h2.consumed(stream_id, len(event))
             else:

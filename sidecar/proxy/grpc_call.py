@@ -26,11 +26,14 @@ class GRPCCall:
         return f"<GRPCCall status={self.status} {self.requests.count} messages up, {self.responses.count} down>"
 
 
+def is_call(request: RequestHead) -> bool:
+    """Is this request a call ("gRPC over HTTP2": the method is POST)?"""
+    return request.method == b"POST" and grpc.is_content_type(request.headers.get(b"content-type"))
+
+
 def call_of(request: RequestHead) -> GRPCCall | None:
-    """The call that this request is, None for any other request ("gRPC over HTTP2": the method is POST)."""
-    if request.method == b"POST" and grpc.is_content_type(request.headers.get(b"content-type")):
-        return GRPCCall()
-    return None
+    """The call that this request is, None for any other request."""
+    return GRPCCall() if is_call(request) else None
 
 
 def outcome(call: GRPCCall, fields: Headers | None) -> int:

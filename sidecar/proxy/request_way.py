@@ -23,7 +23,7 @@ from sidecar.headers import Field, Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.calls import PluginCalls
-from sidecar.proxy.grpc_call import call_of
+from sidecar.proxy.grpc_call import call_of, is_call
 from sidecar.proxy.http import CERTIFICATE_NAMES, new_request_id
 from sidecar.proxy.mirroring import Mirroring, MirrorRuntime
 from sidecar.proxy.route import RouteRuntime
@@ -228,8 +228,8 @@ class RequestWay(PluginCalls):
         if self.chain.choosy:
             self.chain = self._narrowed(self.chain)
         chain = self.chain
-        if chain.request_head and request.method == b"POST":
-            # A filter may have made a call of it, or something else of a call.
+        if chain.request_head and request.method == b"POST" and is_call(request) != (self.grpc is not None):
+            # A filter made a call of it, or something else of a call.
             self.grpc = call_of(request)
         sink: Any = self._retry
         mirroring: Mirroring | None = None

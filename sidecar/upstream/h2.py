@@ -122,6 +122,7 @@ class H2ClientConnection:
         self._delivering = True
         touched: list[H2ClientStream] = []
         owners: list[Any] = []
+        last: H2ClientStream | None = None  # a head and what follows it come together
         streams = self.streams
         for stream_id, event in self.h2.receive(data, now):
             if stream_id:
@@ -138,9 +139,11 @@ class H2ClientConnection:
                         stream.inbox = deque()
                     stream.inbox.append(event)
                 else:
-                    owners.append(stream.owner)
+                    if stream is not last:
+                        owners.append(stream.owner)
+                        last = stream
                     stream.receive(event)
-                    if stream.held:
+                    if event.__class__ is bytes:
                         touched.append(stream)
             else:
                 self._about_connection(event)

@@ -16,7 +16,7 @@ from sidecar.codec.h2.frames import CANCEL
 from sidecar.errors import SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.interfaces import IUpstreamStream
-from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.message import END, End, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from sidecar.upstream.h2 import H2ClientConnection
@@ -123,11 +123,12 @@ class H2ClientStream:
     def send_end(self, trailers: Headers | None) -> None:
         """See `IUpstreamStream`."""
         self.request_done = True
+        end = END if trailers is None else End(trailers)
         if self._ticket is not None:
-            self._keep_waiting(End(trailers))
+            self._keep_waiting(end)
             return
         if self.replay is not None or not self.replay_octets:
-            self._keep(End(trailers), 0)
+            self._keep(end, 0)
         self._connection.h2.send_end(self.id, trailers)
 
     def flush(self) -> None:

@@ -111,8 +111,17 @@ def _transition(row: list[Any], octet: int) -> Transition:
     return found
 
 
+# Strings decoded before: peers say the same names and dates again and again. Bounded in number and length, because peers choose them; then all are forgotten.
+_DECODED: dict[bytes, bytes] = {}
+_DECODED_LIMIT = 1024
+_DECODED_OCTETS = 64
+
+
 def decode(data: bytes) -> bytes:
     """The text of `data`. Raises `ValueError` for EOS inside, and for padding that is not the beginning of EOS or longer than 7 bits."""
+    text = _DECODED.get(data)
+    if text is not None:
+        return text
     row = _START
     out = []
     for octet in data:
@@ -123,7 +132,12 @@ def decode(data: bytes) -> bytes:
         out.append(symbols)
     if not row[_MAY_END]:
         raise ValueError("the padding of a Huffman-coded string is wrong")
-    return b"".join(out)
+    text = b"".join(out)
+    if len(data) <= _DECODED_OCTETS:
+        if len(_DECODED) >= _DECODED_LIMIT:
+            _DECODED.clear()
+        _DECODED[data] = text
+    return text
 
 
 def encode(text: bytes) -> bytes:
