@@ -349,7 +349,9 @@ class ClusterChecks:
             if not is_healthy and pool.check_failure is not None:
                 # For the connector nothing changes: it is not in use.
                 _log.info("{cluster}: {endpoint} fails its first health check: {reason}", cluster=self.name, endpoint=pool.text, reason=reason)
-        self._connector.set_checked(pool, is_healthy, reason)
+        if not is_healthy or pool.check_failure is not None or all(state.succeeded_last for _, state in states):
+            # A failure below the threshold leaves the state as it is, but it is no success, which would end an ejection.
+            self._connector.set_checked(pool, is_healthy, reason)
         if is_first:
             self._look_if_done()
 

@@ -345,6 +345,19 @@ def test_a_success_ends_an_ejection() -> None:
     assert world.used == [1]
 
 
+def test_a_failure_ends_no_ejection() -> None:
+    """Also one that is too few to make the endpoint unhealthy."""
+    world = World(cluster={"outlier_detection": OutlierDetection(consecutive_5xx=1, max_ejection_percent=100)}, unhealthy_threshold=3)
+    world.asked.answer(1)
+    observe = world.connector.observe
+    assert observe is not None
+    observe(world.pool(), 500, 0.0)
+    world.round(ILL)
+    assert world.used == []
+    world.round(None)
+    assert world.used == [1]
+
+
 def test_events() -> None:
     """A line for each change, with the reason; the first check says that it is one."""
     world = World(always_log_health_check_failures=True, unhealthy_threshold=2, healthy_threshold=1)
