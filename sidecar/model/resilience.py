@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from sidecar.model.scalars import Count, Duration, Percent, PluginRef, Size, ValueMatch
+from sidecar.model.scalars import SAVED_RETRIES, Count, Duration, Percent, PluginRef, Size, ValueMatch
 
 # Envoy's names (x-envoy-retry-on, x-envoy-retry-grpc-on); "timeout" alone is ours: only the time for one attempt.
 RetryOn = Literal[
@@ -38,10 +38,13 @@ class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many retries may run in a cluster at a time: so many percent of its running requests, but at least `min_retry_concurrency`."""
+    """How many retries may run in a cluster at a time: so many percent of its running requests, but at least `min_retry_concurrency`. Beyond, each retry takes one
+    of those that were saved: every request of the route saves `budget_percent` of one, up to `max_saved`, so that an endpoint may die with many requests on it.
+    """
 
     budget_percent: Percent = 20
     min_retry_concurrency: Count = 3
+    max_saved: Count = SAVED_RETRIES
 
 
 class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

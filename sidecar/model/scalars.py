@@ -43,6 +43,7 @@ MIRROR_TIMEOUT_SECONDS = 15.0  # as a route's: what nobody waits for must not pi
 MIRROR_BUFFER_BYTES = 64 * 1024  # of a body, for each mirrored request: two reads or so; a mirror that is slower is cut
 MIRROR_ACTIVE = 100  # mirrored requests at a time: with the buffers 6.25 MiB at most
 OVERLOAD_REFRESH_SECONDS = 1.0  # Envoy: refresh_interval
+SAVED_RETRIES = 500  # of a route: what is under way to dying endpoints in a second or two at some hundred requests a second
 H2_STREAMS = 250  # per connection; RFC 9113 section 6.5.2 wants no fewer than 100, and each may hold a window of memory
 H2_STREAM_WINDOW_BYTES = 128 * 1024  # at first; it grows while a stream moves much
 H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what may be on its way to us

@@ -20,7 +20,8 @@ class RetryRules:
 
     __slots__ = (
         "attempts", "backoff_base", "backoff_max", "body_bytes", "budget_percent", "decide", "hedge", "idempotency_headers", "is_plain",
-        "min_retry_concurrency", "needs_timer", "per_try_idle_timeout", "per_try_timeout", "retry_after_max", "spare_timers", "statuses",
+        "min_retry_concurrency", "needs_timer", "per_try_idle_timeout", "per_try_timeout", "retry_after_max", "save_limit", "save_share", "saved",
+        "spare_timers", "statuses",
     )  # fmt: skip
 
     def __init__(self, settings: Retry, decide: Any, statuses: Container[int], hedge: Hedge | None = None) -> None:
@@ -43,6 +44,9 @@ class RetryRules:
         budget = settings.budget
         self.budget_percent = None if budget is None else budget.budget_percent
         self.min_retry_concurrency = 0 if budget is None else budget.min_retry_concurrency
+        # Retries that earlier requests did not need; each request adds its share. Full at first: an endpoint may be dead when we start.
+        self.save_limit = self.saved = 0.0 if budget is None else float(budget.max_saved)
+        self.save_share = 0.0 if budget is None else budget.budget_percent / 100.0
 
     def wait_before(self, retry: int, dice: float) -> float:
         """Seconds before the `retry`-th retry (from 1): anything up to an exponentially growing bound ("full jitter"), so that callers that failed together
@@ -51,10 +55,13 @@ class RetryRules:
         return dice * min(self.backoff_max, self.backoff_base * 2.0 ** min(retry - 1, 30))
 
     def is_within_budget(self, retries: int, active: int) -> bool:
-        """May one more retry run beside `retries` others, with `active` requests running in the cluster?"""
-        if self.budget_percent is None:
+        """May one more retry run beside `retries` others, with `active` requests running in the cluster? Beyond the share a saved one is used up."""
+        if self.budget_percent is None or retries < max(self.min_retry_concurrency, active * self.budget_percent / 100.0):
             return True
-        return retries < max(self.min_retry_concurrency, active * self.budget_percent / 100.0)
+        if self.saved < 1.0:
+            return False
+        self.saved -= 1.0
+        return True
 
 
 def retry_after_seconds(value: bytes | None, date: bytes | None, now: float) -> float | None:

@@ -24,10 +24,20 @@ def test_backoff(retry: int, dice: float) -> None:
 
 def test_budget() -> None:
     """A share of what runs, a few in any case, and no limit without a budget."""
-    some = rules(budget=RetryBudget(budget_percent=20, min_retry_concurrency=3))
+    some = rules(budget=RetryBudget(budget_percent=20, min_retry_concurrency=3, max_saved=0))
     assert some.is_within_budget(2, 0) and not some.is_within_budget(3, 0)
     assert some.is_within_budget(19, 100) and not some.is_within_budget(20, 100)
     assert rules(budget=None).is_within_budget(10_000, 0)
+
+
+def test_what_was_saved_is_there_at_once() -> None:
+    """Many requests may be on an endpoint that dies; in the long run retries stay within their share of the requests."""
+    some = rules(budget=RetryBudget(budget_percent=50, min_retry_concurrency=0, max_saved=2))
+    assert [some.is_within_budget(0, 0) for _ in range(3)] == [True, True, False]
+    some.saved += some.save_share
+    assert not some.is_within_budget(0, 0)
+    some.saved += some.save_share
+    assert some.is_within_budget(0, 0) and not some.is_within_budget(0, 0)
 
 
 def test_timers() -> None:

@@ -178,7 +178,7 @@ def test_limits() -> None:
     """Attempts, budget and circuit hold for it, and the record says which one did."""
     for settings, cluster, said in (
         ({"attempts": 1}, None, "all 1 attempts were made"),
-        ({"budget": RetryBudget(budget_percent=0, min_retry_concurrency=0)}, None, "retry.budget"),
+        ({"budget": RetryBudget(budget_percent=0, min_retry_concurrency=0, max_saved=0)}, None, "retry.budget"),
         ({}, {"circuit_breakers": CircuitBreakers(max_requests=1)}, "circuit_breakers.max_requests"),
     ):
         world = Hedged(cluster=cluster, **settings)  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ def test_a_slow_body_is_no_slow_answer() -> None:
 
 def test_the_budget() -> None:
     """No more retries at a time than it allows; each gives its place back."""
-    world = Retried(budget=RetryBudget(budget_percent=0, min_retry_concurrency=1))
+    world = Retried(budget=RetryBudget(budget_percent=0, min_retry_concurrency=1, max_saved=0))
     first, app = world.send(GET)
     second, other = world.send(GET)
     app.receive(BAD)
