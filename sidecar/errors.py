@@ -243,6 +243,16 @@ class PluginFailed(SidecarError):
     hint = "The log has the traceback. `fail_open: true` on the plugin's entry lets requests pass when it fails."
 
 
+class PluginTimeout(SidecarError):
+    """A plugin had not answered when the route's timeout was over."""
+
+    status = 504
+    grpc_status = 4
+    code = "plugin-timeout"
+    side = "plugin"
+    hint = "Find out what the plugin waits for, and give it a timeout of its own that is shorter than the route's."
+
+
 # -- the upstream side -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
+from sidecar.export.json_lines import json_line
 from sidecar.export.lines import STDOUT, LineWriter
 from sidecar.interfaces import IAccessLog, IPluginLifecycle
 from sidecar.record import ExchangeRecord
@@ -36,7 +37,6 @@ class JSONLines:
     def __init__(self, config: Config, context: Any) -> None:
         self.writer = LineWriter(str(config.path), context)
         self._write = self.writer.write
-        self._encode = msgspec.json.Encoder().encode
         # The line's beginning, up to the second: made once for each second.
         self._second = -1
         self._begin = b""
@@ -63,4 +63,4 @@ class JSONLines:
             self._second = second
             self._begin = datetime.fromtimestamp(second, UTC).strftime('{"time":"%Y-%m-%dT%H:%M:%S.').encode()
         # What the encoder gives begins with "{"; the time (RFC 3339, cut to the millisecond) is put before its first field.
-        self._write(b'%b%03dZ",%b\n' % (self._begin, (started - second) * 1000, self._encode(chosen)[1:]))
+        self._write(b'%b%03dZ",%b\n' % (self._begin, (started - second) * 1000, json_line(chosen)[1:]))

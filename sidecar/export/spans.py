@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
+from sidecar.export.json_lines import json_line
 from sidecar.export.lines import STDOUT, LineWriter
 from sidecar.interfaces import IPluginLifecycle, ISpanExporter
 
@@ -23,10 +24,9 @@ class JSONSpans:
 
     def __init__(self, config: Config, context: Any) -> None:
         self.writer = LineWriter(str(config.path), context)
-        self._encode = msgspec.json.Encoder().encode
         node = context.node
         resource = {"service.name": node.service, "service.namespace": node.namespace}
-        self._begin = b'{"resource":%b,' % self._encode(resource)
+        self._begin = b'{"resource":%b,' % json_line(resource)
 
     def start(self) -> None:
         """Open the file."""
@@ -39,4 +39,4 @@ class JSONSpans:
     def export(self, spans: list[object]) -> None:
         """See `ISpanExporter`."""
         for span in spans:
-            self.writer.write(self._begin + self._encode(span)[1:] + b"\n")
+            self.writer.write(self._begin + json_line(span)[1:] + b"\n")

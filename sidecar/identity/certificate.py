@@ -112,7 +112,7 @@ def _names(certificate: x509.Certificate) -> tuple[SpiffeId | None, str, tuple[s
     except ValueError as error:  # other extensions are parsed on the way: a peer can write anything there
         return None, f"has extensions that cannot be read ({error})", ()
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    dns_names = tuple(names.get_values_for_type(x509.DNSName))
+    dns_names = tuple(map(_printable, names.get_values_for_type(x509.DNSName)))
     if not uris:
         return None, "has no SPIFFE ID (no URI among its subject alternative names)", dns_names
     if len(uris) > 1:  # X509-SVID section 2: exactly one, or one could pick the identity one likes
@@ -138,6 +138,11 @@ def _rfc4514(name: x509.Name) -> str:
     find the same end of the string.
     """
     text = _ESCAPED_QUOTE_OR_BACKSLASH.sub(lambda match: f"\\{ord(match[1]):02X}", name.rfc4514_string())
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """`text` with everything as hex pairs that is no printable ASCII, or a double quote: what anybody may have written into a certificate ends up in logs."""
     return _UNSAFE_IN_QUOTES.sub(lambda match: "".join(f"\\{octet:02X}" for octet in match[0].encode("utf-8", "surrogatepass")), text)
 
 

@@ -63,8 +63,8 @@ class PluginCalls(ExchangeState):
         """
         deferred: Deferred[Any] = answer if isinstance(answer, Deferred) else ensureDeferred(answer if inspect.iscoroutine(answer) else _awaiting(answer))
         if self._awaited is None:
-            self._awaited = []
-        self._awaited.append(deferred)
+            self._awaited = {}
+        self._awaited[deferred] = step
         # When the whole request is here reading goes on: what comes is bounded by the pipeline limit, and a client that leaves is noticed.
         pauses_request = not self.request_complete
         if pauses_request:
@@ -77,8 +77,8 @@ class PluginCalls(ExchangeState):
             self._resume_response()
             if self.finished:
                 return
-            if self._awaited and deferred in self._awaited:
-                self._awaited.remove(deferred)
+            if self._awaited:
+                self._awaited.pop(deferred, None)
             proceed(value)
             self.flush_request()
             if not self.finished:

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from sidecar.codec.grpc import http_status, status_in
 from sidecar.errors import (
     DownstreamClosed,
+    PluginTimeout,
     RequestTimeout,
     SidecarError,
     StreamDurationExceeded,
@@ -113,7 +114,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         if self._deadline and now >= self._deadline:
             route = self.route
             assert route is not None
-            if self.upstream is not None:
+            if self.upstream is not None and not self._awaited:
                 self._observe(504)
             self.fail(self._too_late(route, now))
         elif idle and now - self._last_moved >= idle and not self.request_complete and not self._request_paused and not self.is_tunnel:
@@ -129,6 +130,10 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             return StreamDurationExceeded(f"the exchange took longer than {times.ends_at - self.started:g} s (max_stream_duration of route {route.name})")
         whose = f"route {route.name}" if times is None or times.timeout == route.timeout else "asked for by the caller"
         seconds = route.timeout if times is None else times.timeout
+        if self._awaited:  # not by the application's fault, which may not even have been asked
+            account = next(iter(self._awaited.values())).account
+            account.failures += 1
+            return PluginTimeout(f"{account.kind} {account.name} did not answer within {seconds:g} s ({whose})")
         return UpstreamTimeout(f"{self.cluster_name or 'the request'} did not answer within {seconds:g} s ({whose})")
 
     def fail(self, error: SidecarError, extra: Headers | None = None) -> None:
@@ -234,7 +239,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             http.tunnel_closed(self)
         http.requests += 1
         if self._awaited:
-            for deferred in self._awaited:
+            for deferred in list(self._awaited):
                 deferred.cancel()
             self._awaited = None
         duration = http.seconds() - self.started

@@ -131,7 +131,7 @@ class ExchangeState:
         self._reroutes = 0
         self._ticket: Any = None
         self._tried: tuple[Any, ...] = ()
-        self._awaited: list[Deferred[Any]] | None = None
+        self._awaited: dict[Deferred[Any], Step] | None = None
         self._deadline = 0.0
         # `hints.Times`, where they are not the route's own.
         self._times: Times | None = None

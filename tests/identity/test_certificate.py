@@ -78,6 +78,18 @@ def test_names_without_a_uri_are_no_identity(authority: Authority) -> None:
     assert facts.identity_problem == "has no SPIFFE ID (no URI among its subject alternative names)"
 
 
+def test_no_octet_of_a_host_name_does_anything_to_a_log() -> None:
+    """Nobody has verified the certificate when a refusal is logged."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    nobody = x509.Name([])
+    builder = x509.CertificateBuilder().subject_name(nobody).issuer_name(nobody).public_key(KEY.public_key()).serial_number(1)
+    names = x509.SubjectAlternativeName([x509.DNSName("a\x1b[31m\n2026 ready"), x509.DNSName("*.example.org")])
+    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=1)).add_extension(names, critical=False)
+    facts = facts_of(builder.sign(KEY, hashes.SHA256()))
+    assert facts.dns_names == ("a\\1B[31m\\0A2026 ready", "*.example.org")
+    assert facts.name == facts.dns_names[0]
+
+
 def test_an_authority_speaks_for_a_trust_domain_only(authority: Authority) -> None:
     """Its own ID has no path; one with a path and CA:TRUE is no workload."""
     facts = facts_of(authority.certificate)

@@ -212,6 +212,20 @@ def test_timeout_while_waiting(hook: Any) -> None:
     assert len(world.records) == 1 and world.http.active == 0
 
 
+def test_the_routes_timeout_names_the_plugin_that_everybody_waits_for() -> None:
+    """An application that was never asked is not blamed, nor its endpoint."""
+    cancelled: list[Any] = []
+    world = World(RequestHeadPlugin(lambda *args: Deferred(cancelled.append)))
+    client = world.client()
+    client.receive(GET)
+    world.clock.advance(16)
+    answer = client.take()
+    assert answer.startswith(b"HTTP/1.1 504 ") and b'"code":"plugin-timeout","side":"plugin"' in answer
+    assert b"did not answer within 15 s" in answer and b"app did not" not in answer
+    assert len(cancelled) == len(world.records) == 1 and world.http.active == 0
+    assert world.accounts[0].failures == 1
+
+
 def test_two_waiting_response_hooks_lose_nothing() -> None:
     """What arrives while a head waits is kept when the next hook answers at once."""
     first: Deferred[Any] = Deferred()
