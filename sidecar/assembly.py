@@ -20,6 +20,7 @@ from sidecar.admin.metrics import register_runtime_metrics
 from sidecar.admin.pages import make_pages
 from sidecar.admin.server import AdminServer
 from sidecar.context import PluginContext
+from sidecar.discovering import Discoveries, register_discovery_metrics
 from sidecar.downstream.chain_match import Candidate
 from sidecar.downstream.first_bytes import FirstBytes
 from sidecar.downstream.h1 import H1ServerConnection
@@ -58,8 +59,8 @@ _log = Logger(namespace="sidecar")
 ABORT_TURNS = 10
 
 
-# Balancers and certificate sources are not called through an account; a row of zeros would say that they are free.
-ACCOUNTED_KINDS = KINDS.keys() - {"balancer", "certificate-source"}
+# These are not called through an account; a row of zeros would say that they are free.
+ACCOUNTED_KINDS = KINDS.keys() - {"balancer", "certificate-source", "discovery"}
 
 
 class Sidecar:
@@ -76,6 +77,7 @@ class Sidecar:
         self.keyring = Keyring(reactor)
         self.accounts: list[Account] = []
         self.connectors: dict[str, Connector] = {}
+        self.discoveries = Discoveries(reactor)
         self.listeners: list[ListenerRuntime] = []
         self.https: list[HTTPRuntime] = []
         self.mirrors: dict[str, MirrorStats] = {}
@@ -90,6 +92,7 @@ class Sidecar:
         register_runtime_metrics(self)
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_chains, "downstream", "chain")
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_clusters, "upstream", "cluster")
+        register_discovery_metrics(self.registry.gauge_function, self.discoveries)
         self._plugins: dict[tuple[str, str, str], tuple[Any, Account]] = {}
         self._stats: dict[str, ExchangeStats] = {}
         self._started: list[Any] = []
@@ -117,6 +120,8 @@ class Sidecar:
                     _log.debug("{kind} {name} could not start: {failure}", kind=kind, name=name, failure=Failure())
                     raise ConfigError([_problem(origin, f"{kind} {name} could not start: {error or type(error).__name__}")]) from error
         self._plugins_started = True
+        if self.state == "starting":
+            await self.discoveries.start()
         await self.health.start(self.config.warming_time)
         if self.state != "starting":
             # Told to stop in the meantime: nothing may open any more.
@@ -141,6 +146,7 @@ class Sidecar:
             if timer.active():
                 timer.cancel()
         self.abort()
+        self.discoveries.stop()
         self.health.stop()
         for connector in self.connectors.values():
             connector.stop()
@@ -368,6 +374,8 @@ class Sidecar:
         if h2 is not None:
             self.h2_clusters.append((cluster.name, h2))
         self.health.add(cluster, connector, security, lambda cluster: partial(self._dial, cluster))
+        if cluster.discovery is not None:
+            self.discoveries.add(cluster, self._plugin(cluster.discovery, f"cluster {cluster.name}", is_shared=False)[0], connector)
         return connector
 
     def _balancer(self, cluster: model.Cluster) -> Any:

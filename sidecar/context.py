@@ -37,6 +37,7 @@ class PluginContext:
         self.name = name
         self.entry = entry
         self.clock = clock
+        self.reactor = clock  # one object has both parts
         self.node = node
         self.log = Logger(namespace=f"sidecar.plugin.{name}")
         self._registry = registry

@@ -29,6 +29,7 @@ KINDS = {
     "balancer": "which endpoint?",
     "retry-policy": "is a failed attempt worth another one?",
     "health-check": "is this endpoint well?",
+    "discovery": "what endpoints are there?",
     "certificate-source": "where identity comes from",
 }
 

@@ -24,6 +24,7 @@ class IPluginContext(Interface):
     name = Attribute("str: the plugin's name as configured, used in logs and metrics")
     entry = Attribute("str: where the plugin is used: a filter chain's name, with the route's where a route has its own; '' in tests")
     clock = Attribute("IReactorTime: the only clock a plugin may use, so that tests can drive it")
+    reactor = Attribute("the reactor, for plugins that open sockets of their own (a discovery, an exporter); everything else asks `clock`")
     log = Attribute("twisted.logger.Logger with the plugin's name as namespace")
     node = Attribute("sidecar.model.Node: who this sidecar is")
 
@@ -281,6 +282,23 @@ class IProbeConnection(Interface):
 
     def close() -> None:
         """Close it now."""
+
+
+class IDiscovery(Interface):
+    """Kind `discovery`: what endpoints does a cluster have? One instance for each cluster, made after all clusters are and before any listener opens."""
+
+    def watch(changed: Any) -> object:
+        """Called once, after every plugin's `start`: from now on call `changed(endpoints)` (reactor thread; a sequence of `sidecar.model.Endpoint`, always the whole set, each address once) when
+        what is known differs. Not after a look-up that failed: what was known stays in use, and only an answer that says so makes the set empty. Returns a Deferred (or coroutine) that
+        fires when the first answer is there or need not be waited for, or None; the start waits for it for at most the cluster's `initial_fetch_timeout`. What it raises fails the
+        start, or with `fail_open` leaves the cluster without endpoints."""
+
+    def stop() -> None:
+        """End watching. `changed` is not called any more. Also called when `watch` raised."""
+
+    def snapshot() -> dict[str, Any]:
+        """For `/clusters` and metrics: `source` (str: where it looks, in a few words), `last_success` (POSIX seconds of the last good answer, or None), `last_error` (str: why the last look-up
+        failed, "" when it did not), `failures` (int: look-ups that failed). Plain values; others may stand beside them. Must be quick."""
 
 
 class IAccessLog(Interface):

@@ -59,6 +59,7 @@ PROMISES: dict[str, tuple[InterfaceClass, ...]] = {
     "balancer": (interfaces.IBalancer,),
     "retry-policy": (interfaces.IRetryPolicy,),
     "health-check": (interfaces.IHealthCheck,),
+    "discovery": (interfaces.IDiscovery,),
     "certificate-source": (interfaces.ICertificateSource,),
 }
 

@@ -172,12 +172,17 @@ class FakeHTTPClient:
 @implementer(IPluginContext)
 class FakeContext:
     """A plugin's context. `clock`: a `twisted.internet.task.Clock` to advance, at `STARTED` first. `counters`, `gauges` (functions): by name. `clients`:
-    HTTP clients by cluster."""
+    HTTP clients by cluster. `reactor`: a running one, for plugins that open sockets; it is then the clock as well.
+    """
 
-    def __init__(self, name: str = "test", *, node: Node | None = None, clients: Mapping[str, FakeHTTPClient] | None = None) -> None:
+    def __init__(
+        self, name: str = "test", *, node: Node | None = None, clients: Mapping[str, FakeHTTPClient] | None = None, reactor: Any = None
+    ) -> None:
         self.name = name
-        self.clock = Clock()
-        self.clock.rightNow = STARTED
+        self.clock: Any = Clock() if reactor is None else reactor
+        if reactor is None:
+            self.clock.rightNow = STARTED
+        self.reactor = self.clock
         self.log = Logger(namespace=name)
         self.node = Node() if node is None else node
         self.entry = ""

@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "newsfragments" / "README.md", *DOCS.rglob("*.md")])
 OPERATIONS = (DOCS / "operations.md").read_text()
 # Pages whose YAML blocks are whole configuration files; the others have tests of their own.
-WITH_FILES = ["retries.md", "routing.md", "tcp-proxy.md", "timeouts.md", "traffic.md", "websocket.md"]
+WITH_FILES = ["discovery.md", "retries.md", "routing.md", "tcp-proxy.md", "timeouts.md", "traffic.md", "websocket.md"]
 UNITS = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024 * 1024, "s": 1}
 
 

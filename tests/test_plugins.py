@@ -40,6 +40,7 @@ BUILT_IN = {
     "balancer": ["least-request", "maglev", "peak-ewma", "random", "ring-hash", "round-robin"],
     "certificate-source": ["pem-files"],
     "connection-filter": ["address-list"],
+    "discovery": ["consul", "dns", "file", "kubernetes", "static"],
     "filter": ["adaptive-concurrency", "fault", "grpc-web", "headers"],
     "health-check": ["grpc", "http", "tcp"],
     "rate-limiter": ["token-bucket"],

@@ -41,8 +41,8 @@ def _clusters(sidecar: Any, query: bytes) -> Answer:
     name, offset = asked.get("cluster", [""])[0], asked.get("offset", ["0"])[0]
     if not (offset.isascii() and offset.isdigit()) or (name and name not in sidecar.connectors):
         return Answer(b"no such cluster or offset\n", status=404)
-    shown = sidecar.connectors.values() if not name else [sidecar.connectors[name]]
-    return Answer.json([connector.snapshot(int(offset[:9])) for connector in shown])
+    shown = sidecar.connectors if not name else [name]
+    return Answer.json([{**sidecar.connectors[each].snapshot(int(offset[:9])), **sidecar.discoveries.snapshot(each)} for each in shown])
 
 
 def _listeners(sidecar: Any) -> list[dict[str, Any]]:

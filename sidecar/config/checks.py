@@ -18,6 +18,7 @@ from sidecar.extension import KINDS
 from sidecar.headers import field
 from sidecar.model import (
     ChainMatch,
+    Cluster,
     DirectResponse,
     DownstreamTLS,
     FilterChain,
@@ -49,6 +50,7 @@ AT_MOST_ONE: dict[type, tuple[str, ...]] = {
     Redirect: ("path", "prefix"),
     Rewrite: ("prefix", "regex"),
     UpstreamTLS: ("hostname", "identities"),
+    Cluster: ("endpoints", "discovery"),
 }
 # (struct, field) -> the kinds of plugins that may stand there.
 PLACES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -58,6 +60,7 @@ PLACES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Tracing", "tracer"): ("tracer",),
     ("Tracing", "exporters"): ("span-exporter",),
     ("Cluster", "balancer"): ("balancer",),
+    ("Cluster", "discovery"): ("discovery",),
     ("Retry", "policy"): ("retry-policy",),
     ("HealthCheck", "check"): ("health-check",),
     ("Certificate", "source"): ("certificate-source",),

@@ -35,8 +35,10 @@ def endpoint(record: Record) -> None:
 
 
 def cluster(record: Record) -> None:
-    """Limits are limits; the local address is one; each endpoint is listed once."""
+    """Limits are limits; the local address is one; each endpoint is listed once; the type fits."""
     http_limits(record)
+    if record.get("type") is not None and (record.get("type") == "discovery") != record.has("discovery"):
+        record.problem(f"a cluster of the type {record.get('type')!r} {'needs a' if record.get('type') == 'discovery' else 'has no'} `discovery`", "type")
     for address, count in Counter(one.address for one in record.get("endpoints", ()) if isinstance(one, Endpoint)).items():
         if count > 1:
             record.problem(f"the endpoint {address} is listed more than once; write a `weight` instead", "endpoints")

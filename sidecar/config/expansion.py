@@ -302,7 +302,8 @@ class Expansion:
         return self._mapping(
             service,
             name=self._named(name),
-            endpoints=self._given(service, "endpoints") or self._sequence(service, []),
+            endpoints=self._given(service, "endpoints"),
+            discovery=self._discovery(service),
             tls=self._upstream_tls(name, service) if self._is_mtls(service) else None,
             # The other side is a sidecar as a rule, and one connection carries many requests then.
             protocol=self._given(service, "protocol") or (self._text(service, "auto") if self._is_mtls(service) else None),
@@ -328,6 +329,17 @@ class Expansion:
             when = {key: self._given(short, key) for key in ("port", "timeout", "interval", "unhealthy_threshold", "healthy_threshold")}
             checks.insert(0, self._mapping(short, check=plugin, **when))
         return self._sequence(service, checks) if checks else None
+
+    def _discovery(self, service: MappingNode) -> Node | None:
+        """The plugin that finds the service's endpoints; the two that are named most often have keys of their own."""
+        if self._any(service, "endpoints") is not None:
+            return None
+        names, file = self._given(service, "dns"), self._given(service, "endpoints_file")
+        if names is not None:
+            return self._plugin(names, "discovery", "dns", self._mapping(names, names=names))
+        if isinstance(file, ScalarNode):
+            return self._plugin(file, "discovery", "file", self._mapping(file, path=self._path(file, file.value)))
+        return self._given(service, "discovery")
 
     def _upstream_tls(self, name: ScalarNode, service: MappingNode) -> MappingNode:
         identity = self._given(service, "identity")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from sidecar.address import Address
-from sidecar.config.checks import CHECKS, PLACES, node, plugin_ref
+from sidecar.config.checks import CHECKS, EXACTLY_ONE, PLACES, node, plugin_ref
 from sidecar.config.convert import Check, Record
 from sidecar.config.suggest import listing
 from sidecar.model import (
@@ -92,9 +92,13 @@ class HealthCheckShort(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service that the application calls. `identity`: the SPIFFE IDs its endpoints may have, by default the one that its name gives in our namespace.
     `hosts`: the names that the application calls it by. `balancer`: the name of a balancer, or one with its configuration.
-    `protocol`: as a cluster's; with mtls "auto" by default. `mirrors`: other services that get a copy."""
+    `protocol`: as a cluster's; with mtls "auto" by default. `mirrors`: other services that get a copy. Where it is: exactly one of `endpoints`, `dns`
+    (HOST:PORT or the name of SRV records, one or several), `endpoints_file` and `discovery` (a plugin, with its configuration)."""
 
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoint, ...] = ()
+    dns: str | tuple[str, ...] | None = None
+    endpoints_file: str | None = None
+    discovery: PluginRef | None = None
     mtls: bool = True
     protocol: Literal["h1", "h2", "auto"] | None = None
     identity: str | tuple[str, ...] | None = None
@@ -177,7 +181,10 @@ def identity(record: Record) -> None:
 
 
 def service(record: Record) -> None:
-    """Identities are asked for only of a peer that has one."""
+    """It is found in one way. Identities are asked for only of a peer that has one."""
+    written = [key for key in EXACTLY_ONE[Service] if key in record.keys]
+    if len(written) != 1:
+        record.problem(f"expected exactly one of {listing(EXACTLY_ONE[Service])}; got {listing(written)}")
     if record.get("mtls") is False and record.has("identity"):
         record.problem("without `mtls` the service shows no identity", "identity")
 
@@ -215,9 +222,11 @@ SHORT_CHECKS: dict[type, Check] = {**CHECKS, Identity: identity, Service: servic
 SHORT_PLACES: dict[tuple[str, str], tuple[str, ...]] = {
     ("Identity", "source"): ("certificate-source",),
     ("Service", "balancer"): ("balancer",),
+    ("Service", "discovery"): ("discovery",),
     ("TracingShort", "tracer"): ("tracer",),
     ("TracingShort", "exporters"): ("span-exporter",),
     ("ShortForm", "access_log"): ("access-log",),
     ("ShortForm", "extensions"): LISTED_KINDS,
 }
 PLACES.update(SHORT_PLACES)
+EXACTLY_ONE[Service] = ("endpoints", "dns", "endpoints_file", "discovery")

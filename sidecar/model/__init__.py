@@ -58,6 +58,7 @@ from sidecar.model.scalars import (
     HEAD_BYTES as HEAD_BYTES,
     HEAD_FIELDS as HEAD_FIELDS,
     HEAD_TIMEOUT_SECONDS as HEAD_TIMEOUT_SECONDS,
+    INITIAL_FETCH_TIMEOUT_SECONDS as INITIAL_FETCH_TIMEOUT_SECONDS,
     MIRROR_ACTIVE as MIRROR_ACTIVE,
     MIRROR_BUFFER_BYTES as MIRROR_BUFFER_BYTES,
     MIRROR_TIMEOUT_SECONDS as MIRROR_TIMEOUT_SECONDS,
@@ -386,11 +387,14 @@ class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named group of like endpoints. `healthy_panic_threshold`: when fewer than so many percent of them are healthy, all are used. `protocol`: "h1", "h2" (in cleartext with prior knowledge), or "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext."""
+    """A named group of like endpoints: those listed under `endpoints`, or those that `discovery` finds, never both; `type` may say which. `initial_fetch_timeout`: how long a start waits for what
+    discovery finds first. `healthy_panic_threshold`: when fewer than so many percent of them are healthy, all are used. `protocol`: "h1", "h2" (in cleartext with prior knowledge), or "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext."""
 
     name: Name
-    type: Literal["static"] = "static"
+    type: Literal["static", "discovery"] | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    discovery: PluginRef | None = None
+    initial_fetch_timeout: Duration = INITIAL_FETCH_TIMEOUT_SECONDS
     balancer: PluginRef = PluginRef(kind="balancer", name="round-robin")
     connect_timeout: Duration = CONNECT_TIMEOUT_SECONDS
     bind_address: str | None = None

@@ -39,6 +39,7 @@ POOL_IDLE = 128  # idle connections kept per endpoint
 POOL_PENDING = 1024  # Envoy: max_pending_requests
 ACCEPT_BACKLOG = 1024
 CONNECTION_JITTER_PERCENT = 10  # of a maximum age: connections that were made together do not end together
+INITIAL_FETCH_TIMEOUT_SECONDS = 15.0  # Envoy: initial_fetch_timeout; then a start goes on with clusters that have no endpoints yet
 MIRROR_TIMEOUT_SECONDS = 15.0  # as a route's: what nobody waits for must not pile up either
 MIRROR_BUFFER_BYTES = 64 * 1024  # of a body, for each mirrored request: two reads or so; a mirror that is slower is cut
 MIRROR_ACTIVE = 100  # mirrored requests at a time: with the buffers 6.25 MiB at most

@@ -64,6 +64,11 @@ class Members:
         for _ in self._adopted(self._cluster.endpoints):
             pass
 
+    @property
+    def is_changing(self) -> bool:
+        """Is a change still being worked off?"""
+        return self._steps is not None and not self._is_stopped
+
     # -- what is told --------------------------------------------------------------------------------------------------------------------------------
 
     def set(self, endpoints: Sequence[Endpoint]) -> None:

@@ -72,6 +72,21 @@ class Served:
         service: str = ""
 
 
+class Names:
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        names: str | tuple[str, ...]
+
+    @staticmethod
+    def validate(config: Config) -> list[str]:
+        names = (config.names,) if isinstance(config.names, str) else config.names
+        return [f"no port in {name!r}" for name in names if ":" not in name]
+
+
+class OneFile:
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        path: Path
+
+
 CLASSES: dict[tuple[str, str], type] = {
     ("connection-filter", "address-list"): Nothing,
     ("authenticator", "mtls"): Nothing,
@@ -83,6 +98,8 @@ CLASSES: dict[tuple[str, str], type] = {
     ("span-exporter", "json"): Lines,
     ("access-log", "json"): Lines,
     ("balancer", "round-robin"): Nothing,
+    ("discovery", "dns"): Names,
+    ("discovery", "file"): OneFile,
     ("certificate-source", "pem-files"): Files,
     ("health-check", "http"): Page,
     ("health-check", "tcp"): Nothing,

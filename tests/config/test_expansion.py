@@ -250,3 +250,21 @@ def test_problems_in_words_of_the_short_form(refused: Callable[..., list[str]]) 
         ["4:89", "outbound.services.a.balancer"],
         ["5:8", "admin"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "config"),
+    [
+        ("dns: 'pay.shop.svc:8080'", "dns", {"names": "pay.shop.svc:8080"}),
+        ("dns: ['a:80', 'b:80']", "dns", {"names": ["a:80", "b:80"]}),
+        ("endpoints_file: mesh/pay.yaml", "file", {"path": "{directory}/mesh/pay.yaml"}),
+        ("discovery: {kind: discovery, name: dns, config: {names: 'pay:80'}}", "dns", {"names": "pay:80"}),
+    ],
+)
+def test_services_that_are_found(loaded: Load, tmp_path: Path, written: str, name: str, config: dict[str, Any]) -> None:
+    """The two plugins that are named most have keys of their own; paths start from the file."""
+    [cluster] = loaded(f"{SERVICE}outbound: {{listen: 127.0.0.1:15001, services: {{payments: {{mtls: false, {written}}}}}}}\n").clusters
+    assert cluster.discovery is not None
+    assert (cluster.endpoints, cluster.discovery.kind, cluster.discovery.name) == ((), "discovery", name)
+    expected = {key: value.replace("{directory}", str(tmp_path)) if isinstance(value, str) else value for key, value in config.items()}
+    assert plain(cluster.discovery.config, defaults=True) == expected

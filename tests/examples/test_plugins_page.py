@@ -99,11 +99,26 @@ class Auth(BaseHTTPRequestHandler):
         pass
 
 
+class Registry(BaseHTTPRequestHandler):
+    """Knows where mail is: where the application is."""
+
+    def do_GET(self) -> None:
+        body = b"unix:app.sock" if self.path == "/services/mail" else b""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
 def shop(identity: Path, serve: Serve) -> Iterator[Sidecar]:
     """The sidecar of shop.yaml, with its application and the service that knows tokens."""
     serve(identity / "app.sock", App)
     serve(identity / "auth.sock", Auth)
+    serve(identity / "registry.sock", Registry)
     with running_sidecar(identity, (identity / "shop.yaml").read_text(), "--plugin-dir", "plugins") as sidecar:
         yield sidecar
 
@@ -135,6 +150,7 @@ def test_its_plugins_work_together(shop: Sidecar) -> None:
     outbound = Sidecar(shop.socket.parent)
     outbound.socket = shop.socket.with_name("out.sock")
     assert outbound.get("/", Host="stock")[0].status == 200
+    assert outbound.get("/", Host="mail")[0].status == 200
 
 
 def test_what_it_logs(shop: Sidecar) -> None:

@@ -146,3 +146,33 @@ grpc_check = Extension(
     target="sidecar.filters.grpc_check.GRPCCheck",
     summary="asks grpc.health.v1.Health/Check",
 )
+static_endpoints = Extension(
+    kind="discovery",
+    name="static",
+    target="sidecar.discovery.static.Static",
+    summary="lists a cluster's endpoints in the configuration",
+)
+dns = Extension(
+    kind="discovery",
+    name="dns",
+    target="sidecar.discovery.dns.DNS",
+    summary="asks name servers: A, AAAA and SRV records, their TTLs honoured",
+)
+endpoint_file = Extension(
+    kind="discovery",
+    name="file",
+    target="sidecar.discovery.file.EndpointFile",
+    summary="reads endpoints from a JSON or YAML file and watches it",
+)
+consul = Extension(
+    kind="discovery",
+    name="consul",
+    target="sidecar.discovery.consul.Consul",
+    summary="asks Consul for a service's instances, by blocking queries",
+)
+kubernetes = Extension(
+    kind="discovery",
+    name="kubernetes",
+    target="sidecar.discovery.kubernetes.Kubernetes",
+    summary="lists and watches a Kubernetes service's EndpointSlices",
+)

@@ -1,0 +1,236 @@
+"""Kind `discovery`, name `dns`: endpoints by A and AAAA records, or by SRV records with their priorities and weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from msgspec import Struct
+from twisted.internet.defer import Deferred, ensureDeferred
+from zope.interface import implementer
+
+from sidecar.address import Address
+from sidecar.discovery.findings import Changed, Findings
+from sidecar.discovery.resolver import Hosts, LookupFailed, NameServers, NoSuchName
+from sidecar.interfaces import IDiscovery
+from sidecar.model import Backoff, Duration, Endpoint
+from sidecar.naming import pace
+from sidecar.naming.dns_answers import LookupFamily, Service, refresh_after, weigh
+from sidecar.naming.places import make_address
+
+MIN_REFRESH_SECONDS = 1.0  # Envoy: dns_min_refresh_rate; a TTL of 0 must not mean a query for every answer
+MAX_REFRESH_SECONDS = 300.0  # a record with a TTL of a day is looked at all the same: somebody may have to move the service now
+TIMEOUT_SECONDS = 2.0  # for one answer of one server; resolv.conf(5) has 5, which is most of what a start waits for
+
+
+@attrs.define
+class _Name:
+    """One name that is looked up for itself. `known`: the endpoints of its last good answer; None before there was one."""
+
+    text: str
+    host: str
+    port: int
+    waits: pace.Backoff
+    known: tuple[Endpoint, ...] | None = None
+    was_tried: bool = False
+    problem: str = ""
+    timer: Any = None
+    targets: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
+
+
+@implementer(IDiscovery)
+class DNS:
+    """The endpoints behind one or more names. Made with `(config, context)`."""
+
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """`names`: HOST:PORT for address records, or a name without port for SRV records. `mode`: "strict" (each address is an endpoint) or "logical" (one at
+        a time). `lookup_family`: which addresses. `on_negative`: what "no such name" means: "keep" what was known, or "empty". `servers`, `search`: instead
+        of resolv.conf's."""
+
+        names: str | tuple[str, ...]
+        mode: Literal["strict", "logical"] = "strict"
+        lookup_family: LookupFamily = "v4_preferred"
+        on_negative: Literal["keep", "empty"] = "keep"
+        min_refresh_rate: Duration = MIN_REFRESH_SECONDS
+        max_refresh_rate: Duration = MAX_REFRESH_SECONDS
+        failure_refresh_rate: Backoff = Backoff(base=1.0, max=30.0)
+        timeout: Duration = TIMEOUT_SECONDS
+        servers: tuple[Address, ...] = ()
+        search: tuple[str, ...] | None = None
+        resolv_conf: Path = Path("/etc/resolv.conf")
+        hosts_file: Path = Path("/etc/hosts")
+
+    @staticmethod
+    def validate(config: Config) -> Iterator[str]:
+        """What types cannot say."""
+        names = _names(config)
+        if not names:
+            yield "expected at least one name"
+        for name in names:
+            try:
+                _split(name)
+            except ValueError as error:
+                yield str(error)
+        if len(set(names)) < len(names):
+            yield "a name stands here twice"
+        if not 0 < config.min_refresh_rate <= config.max_refresh_rate:
+            yield f"expected a min_refresh_rate above 0 and at most max_refresh_rate ({config.max_refresh_rate:g} s), got {config.min_refresh_rate:g} s"
+        if not config.timeout:
+            yield "expected a timeout above 0"
+        for server in config.servers:
+            if not server.is_ip or not server.port:
+                yield f"expected the IP address and port of a name server, got {server}"
+
+    def __init__(self, config: Config, context: Any) -> None:
+        for problem in self.validate(config):
+            raise ValueError(problem)
+        self._config = config
+        self._clock = context.clock
+        self._log = context.log
+        self._servers = NameServers(context.reactor, config.servers, config.resolv_conf, config.hosts_file, _search(config), config.timeout)
+        backoff = config.failure_refresh_rate
+        self._names = [_Name(text, *_split(text), waits=pace.Backoff(backoff.base, backoff.max, random.random)) for text in _names(config)]
+        self._is_told = False
+        self._findings = Findings(", ".join(name.text for name in self._names), context.clock, context.log)
+
+    def watch(self, changed: Changed) -> Deferred[None]:
+        """See `IDiscovery`."""
+        first = self._findings.begin(changed)
+        for name in self._names:
+            self._look(name)
+        return first
+
+    def stop(self) -> None:
+        """See `IDiscovery`. A question that is on its way is not waited for."""
+        self._findings.stop()
+        for name in self._names:
+            if name.timer is not None and name.timer.active():
+                name.timer.cancel()
+
+    def snapshot(self) -> dict[str, Any]:
+        """See `IDiscovery`."""
+        return self._findings.snapshot()
+
+    # -- looking up --------------------------------------------------------------------------------------------------------------------------
+
+    def _look(self, name: _Name) -> None:
+        ensureDeferred(self._lookup(name)).addErrback(lambda failure: self._log.failure("looking up {name} ended", failure, name=name.text))
+
+    async def _lookup(self, name: _Name) -> None:
+        """Ask once, and say when to ask again."""
+        config = self._config
+        is_given_up = False
+        try:
+            name.known, ttl = await (self._services(name) if not name.port else self._addresses(name))
+            wait = refresh_after(ttl, config.min_refresh_rate, config.max_refresh_rate, random.random)
+            name.problem = ""
+            name.waits.succeeded()
+        except NoSuchName as error:
+            wait = refresh_after(error.ttl, config.min_refresh_rate, config.max_refresh_rate, random.random)
+            name.problem = str(error)
+            name.waits.succeeded()
+            is_given_up = True
+            if config.on_negative == "empty":
+                name.known = ()
+                name.problem = ""
+        except LookupFailed as error:
+            name.problem = str(error)
+            wait = name.waits.failed()
+        except Exception:
+            # Whatever it was: the next look-up may go well, and none would be the end of it.
+            self._log.failure("looking up {name} failed", name=name.text)
+            name.problem = f"{name.text}: looking it up failed; the log tells why"
+            wait = name.waits.failed()
+        if not self._findings.is_watching:
+            return
+        name.was_tried = True
+        name.timer = self._clock.callLater(wait, self._look, name)
+        self._report(name.problem, is_given_up)
+
+    def _report(self, problem: str, is_given_up: bool) -> None:
+        """Tell of all names together, once each was asked for: a part of the endpoints would get the traffic of all."""
+        if problem:
+            self._findings.failed(problem)
+        if not all(name.was_tried for name in self._names):
+            return
+        known = [name.known for name in self._names if name.known is not None]
+        if known and not (problem and self._is_told):
+            found: dict[Address, Endpoint] = {}
+            for endpoints in known:
+                for endpoint in endpoints:
+                    found.setdefault(endpoint.address, endpoint)
+            self._is_told = True
+            self._findings.found(tuple(found.values()), next((name.problem for name in self._names if name.problem), ""))
+        elif is_given_up and not known:
+            self._findings.give_up()
+
+    async def _addresses(self, name: _Name) -> tuple[tuple[Endpoint, ...], float]:
+        hosts = await self._servers.hosts(name.host, self._config.lookup_family)
+        addresses = hosts.addresses
+        if self._config.mode == "logical":
+            # One at a time, and the same one while it is in the answers: servers rotate them.
+            current = name.known[0].address.host if name.known else ""
+            addresses = (current,) if current in addresses else addresses[:1]
+        else:
+            addresses = tuple(sorted(addresses))  # servers rotate them, which is no change
+        return tuple(Endpoint(address=make_address(each, name.port), hostname=name.host) for each in dict.fromkeys(addresses)), hosts.ttl
+
+    async def _services(self, name: _Name) -> tuple[tuple[Endpoint, ...], float]:
+        """SRV records and the addresses of their targets. A target that cannot be looked up now keeps the addresses that it had."""
+        records = await self._servers.records(name.host, "SRV")
+        services: list[Service] = []
+        ttl = records.ttl
+        problems: list[Exception] = []
+        for record in records.values:
+            target = record.target.name.decode("latin-1").lower().rstrip(".")
+            if not target:  # RFC 2782: "." says that there is decidedly no such service
+                continue
+            try:
+                hosts = await self._servers.hosts(f"{target}.", self._config.lookup_family)
+            except NoSuchName as error:
+                hosts = Hosts((), error.ttl)
+                problems.append(error)
+            except LookupFailed as error:
+                hosts = Hosts(name.targets.get(target, ()), self._config.min_refresh_rate)
+                problems.append(error)
+            name.targets[target] = hosts.addresses
+            ttl = min(ttl, hosts.ttl)
+            services.append(Service(record.priority, record.weight, record.port, target, hosts.addresses))
+        weighed = weigh(services)
+        if not weighed:
+            raise (problems[0] if problems else NoSuchName(f"{name.host} is not served", ttl))
+        weighed.sort(key=lambda each: (each.priority, each.host, each.port))
+        if self._config.mode == "logical":
+            weighed = weighed[:1]
+        return tuple(
+            Endpoint(address=make_address(each.host, each.port), weight=each.weight, priority=each.priority, hostname=each.target) for each in weighed
+        ), ttl
+
+
+def _names(config: DNS.Config) -> tuple[str, ...]:
+    return (config.names,) if isinstance(config.names, str) else config.names
+
+
+def _search(config: DNS.Config) -> tuple[str, ...] | None:
+    return None if config.search is None else tuple(each.strip(".").lower() for each in config.search)
+
+
+def _split(name: str) -> tuple[str, int]:
+    """(host, port) of HOST:PORT; (name, 0) of the name of SRV records. Raises `ValueError` with a sentence."""
+    expected = f"expected HOST:PORT, or a name such as _http._tcp.payments.shop.svc for SRV records, got {name!r}"
+    host, colon, port = name.rpartition(":")
+    if not colon:
+        host, port = name, ""
+        if not name.startswith("_"):
+            raise ValueError(expected)
+    elif not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(expected)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        make_address(host, int(port or 1))
+    except ValueError:
+        raise ValueError(expected) from None
+    return host, int(port or 0)

@@ -1,0 +1,223 @@
+"""Kind `discovery`, name `kubernetes`: the endpoints of a Service by its EndpointSlices, listed once and then watched."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+from msgspec import Meta, Struct
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from sidecar.discovery.files import read_bounded, read_token
+from sidecar.discovery.findings import Changed, Findings
+from sidecar.discovery.http import Fetched, FetchFailed, Server
+from sidecar.discovery.steps import in_turns
+from sidecar.interfaces import IDiscovery
+from sidecar.model import Backoff
+from sidecar.naming import pace
+from sidecar.naming.kubernetes import AddressFamily, Event, Slice, Slices, parse_event, parse_page, parse_refusal
+
+# What Kubernetes mounts into every pod.
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+PAGE_ITEMS = 50  # slices in one piece of a list: 5000 endpoints of the usual slices, decoded in a few milliseconds
+MAX_PAGE_BYTES = 64 * 1024 * 1024  # 50 of the largest slices (1000 endpoints each) have 25 MiB
+MAX_EVENT_BYTES = 4 * 1024 * 1024  # the largest slice has half a MiB; an object in etcd has at most 1.5 MiB
+LIST_SECONDS = 30.0  # for one piece of a list
+# For how long one watch is asked: by chance, so that not all sidecars come back together after the API server was restarted (client-go: 5 to 10 minutes).
+WATCH_SECONDS = 300
+GRACE_SECONDS = 30.0  # the server ends a watch by itself; if it does not, we do
+# A watch that ends sooner and without an event was no watch: then we wait longer each time.
+SHORT_SECONDS = 1.0
+
+
+class _Gone(Exception):
+    """What we know is too old to go on from (410 Gone)."""
+
+
+@implementer(IDiscovery)
+class Kubernetes:
+    """Asks a Kubernetes API server. Made with `(config, context)`."""
+
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """`service`, `namespace` (ours by default). `port`: the name or number of one of its ports; unset for the only one. `selector`: instead of the label
+        that names the service. `server`, `token_file`, `ca_file`: by default those that every pod is given; `token_file` is read for each request."""
+
+        service: Annotated[str, Meta(min_length=1, max_length=253)]
+        namespace: str | None = None
+        port: int | str | None = None
+        selector: str | None = None
+        address_type: AddressFamily = "auto"
+        server: str | None = None
+        token_file: Path | None = None
+        ca_file: Path | None = None
+        failure_refresh_rate: Backoff = Backoff(base=1.0, max=30.0)
+
+    def __init__(self, config: Config, context: Any, environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT) -> None:
+        base = config.server or _in_cluster(environ)
+        if not base.startswith(("https://", "http://")):
+            raise ValueError(f"expected `server` to be http://HOST:PORT or https://HOST:PORT, got {base!r}")
+        self._clock = context.clock
+        self._log = context.log
+        self._token_file = config.token_file or (account / "token" if config.server is None else None)
+        ca_file = config.ca_file or (account / "ca.crt" if config.server is None else None)
+        self._server = Server(context.reactor, base, ca_file)
+        namespace = config.namespace or _own_namespace(account) or context.node.namespace
+        self._path = f"/apis/discovery.k8s.io/v1/namespaces/{quote(namespace, safe='')}/endpointslices"
+        self._selector = config.selector or f"kubernetes.io/service-name={config.service}"
+        self._slices = Slices(config.port, config.address_type)
+        self._backoff = pace.Backoff(config.failure_refresh_rate.base, config.failure_refresh_rate.max, random.random)
+        self._findings = Findings(f"kubernetes service {config.service}.{namespace}", context.clock, context.log)
+        self._running: Deferred[None] | None = None
+        self._version = ""
+
+    def watch(self, changed: Changed) -> Deferred[None]:
+        """See `IDiscovery`."""
+        first = self._findings.begin(changed)
+        self._running = ensureDeferred(self._run())
+        self._running.addErrback(lambda failure: failure.trap(CancelledError))
+        self._running.addErrback(lambda failure: self._log.failure("watching {source} ended", failure, source=self._findings.source))
+        return first
+
+    def stop(self) -> None:
+        """See `IDiscovery`. The watch is ended."""
+        self._findings.stop()
+        if self._running is not None:
+            self._running.cancel()
+        self._server.close()
+
+    def snapshot(self) -> dict[str, Any]:
+        """See `IDiscovery`."""
+        return self._findings.snapshot()
+
+    # -- list, then watch --------------------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while self._findings.is_watching:
+            wait = 0.0
+            try:
+                if not self._version:
+                    await self._list()
+                await self._watch()
+            except CancelledError:
+                raise
+            except _Gone:
+                # No failure: it happens whenever a watch was away for minutes. What is known stays until the new list is whole.
+                self._version, wait = "", self._backoff.failed()
+                self._log.info("{source}: listing anew, what was known is too old to go on from", source=self._findings.source)
+            except FetchFailed as error:
+                wait = self._backoff.failed()
+                self._findings.failed(str(error))
+            except ValueError as error:
+                # Something was not understood, so what it would have told is not known.
+                self._version, wait = "", self._backoff.failed()
+                self._findings.failed(str(error))
+            except Exception:
+                self._log.failure("asking {source} failed", source=self._findings.source)
+                self._version, wait = "", self._backoff.failed()
+                self._findings.failed("asking failed; the log tells why")
+            await deferLater(self._clock, wait, lambda: None)
+
+    async def _list(self) -> None:
+        """All slices, piece by piece. Raises `FetchFailed`, `ValueError` or `_Gone` (of a list that took too long)."""
+        slices: list[Slice] = []
+        more = ""
+        while True:
+            query = {"labelSelector": self._selector, "limit": str(PAGE_ITEMS)} | ({"continue": more} if more else {})
+            answer = await self._server.fetch(self._url(query), self._fields(), MAX_PAGE_BYTES, LIST_SECONDS)
+            self._check(answer)
+            page = parse_page(answer.body)
+            slices += page.slices
+            more = page.more
+            if not more:
+                break
+            await deferLater(self._clock, 0, lambda: None)
+        if not page.version:
+            raise ValueError("the list has no resourceVersion to watch from")
+        await in_turns(self._clock, self._slices.replaced(slices))
+        self._version = page.version
+        self._backoff.succeeded()
+        self._tell()
+
+    async def _watch(self) -> None:
+        """One watch from where we are, to its end. Raises `FetchFailed`, `ValueError` or `_Gone`."""
+        seconds = int(WATCH_SECONDS * (1 + random.random()))
+        query = {
+            "labelSelector": self._selector,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(seconds),
+        }
+        begun, before = self._clock.seconds(), self._version
+        answer = await self._server.follow(self._url(query), self._fields(), MAX_EVENT_BYTES, seconds + GRACE_SECONDS, self._events)
+        self._check(answer)
+        if self._version == before and self._clock.seconds() - begun < SHORT_SECONDS:
+            raise FetchFailed("the watch ended as soon as it had begun")
+        self._backoff.succeeded()
+
+    def _events(self, lines: list[bytes]) -> Deferred[None]:
+        """Take up a batch of events; the stream waits."""
+
+        def take() -> Generator[None, None, None]:
+            for line in lines:
+                event = parse_event(line)
+                yield from self._taken(event)
+                if event.version:
+                    self._version = event.version
+                yield
+
+        return in_turns(self._clock, take()).addCallback(lambda _: self._tell())
+
+    def _taken(self, event: Event) -> Generator[None, None, None]:
+        if event.kind == "put" and event.slice is not None:
+            yield from self._slices.put(event.slice)
+        elif event.kind == "delete" and event.slice is not None:
+            self._slices.delete(event.slice)
+        elif event.kind == "refused":
+            if event.code == 410:
+                raise _Gone
+            raise FetchFailed(f"the watch was refused: {event.message}")
+
+    def _tell(self) -> None:
+        self._findings.found(self._slices.endpoints(), next(iter(self._slices.problems.values()), ""))
+
+    # -- asking ------------------------------------------------------------------------------------------------------------------------------
+
+    def _url(self, query: Mapping[str, str]) -> str:
+        return f"{self._path}?{urlencode(query, quote_via=quote)}"
+
+    def _fields(self) -> dict[str, bytes]:
+        fields = {"Accept": b"application/json"}
+        if self._token_file is not None:
+            try:
+                fields["Authorization"] = b"Bearer " + read_token(self._token_file)
+            except ValueError as error:
+                raise FetchFailed(str(error)) from None
+        return fields
+
+    def _check(self, answer: Fetched) -> None:
+        if answer.status == 410:
+            raise _Gone
+        if answer.status != 200:
+            hint = "; may this service account get, list and watch endpointslices?" if answer.status in (401, 403) else ""
+            raise FetchFailed(f"the API server answered with status {answer.status}: {parse_refusal(answer.body, answer.status)}{hint}")
+
+
+def _in_cluster(environ: Mapping[str, str]) -> str:
+    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        raise ValueError("`server` is missing, and this is no pod: KUBERNETES_SERVICE_HOST is not set")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def _own_namespace(account: Path) -> str:
+    try:
+        return read_bounded(account / "namespace", 1024).decode().strip()
+    except ValueError:
+        return ""

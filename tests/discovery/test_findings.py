@@ -1,0 +1,46 @@
+"""What a plugin knows, and what is said of it."""
+
+from __future__ import annotations
+
+from sidecar.address import Address
+from sidecar.discovery.findings import Findings
+from sidecar.model import Endpoint
+from sidecar.testing import STARTED, FakeContext
+from tests.discovery.watching import Told
+
+ONE, TWO = (Endpoint(address=Address("10.0.0.1", port)) for port in (1, 2))
+
+
+def test_failures_change_nothing() -> None:
+    """The last good answer stays, its time and the newest reason are told."""
+    context = FakeContext()
+    findings, told = Findings("there", context.clock, context.log), Told()
+    first: list[None] = []
+    findings.begin(told).addCallback(first.append)
+    findings.failed("away")
+    assert (told.sets, first) == ([], [])
+    context.clock.advance(5)
+    findings.found([ONE])
+    context.clock.advance(5)
+    findings.failed("away again")
+    assert (told.sets, first) == ([["10.0.0.1:1"]], [None])
+    assert findings.snapshot() == {"source": "there", "last_success": STARTED + 5, "last_error": "away again", "failures": 2}
+    findings.found([ONE])
+    findings.found([TWO], "one could not be used")
+    assert told.sets == [["10.0.0.1:1"], ["10.0.0.1:2"]]
+    assert findings.snapshot()["last_error"] == "one could not be used"
+    findings.confirmed()
+    assert findings.snapshot()["last_error"] == ""
+
+
+def test_after_stop_nobody_is_told() -> None:
+    """And who waits for the first answer need not any more."""
+    context = FakeContext()
+    findings, told = Findings("there", context.clock, context.log), Told()
+    first: list[None] = []
+    findings.begin(told).addCallback(first.append)
+    assert findings.is_watching
+    findings.stop()
+    findings.found([ONE])
+    findings.failed("late")
+    assert (told.sets, first, findings.is_watching, findings.failures) == ([], [None], False, 0)
