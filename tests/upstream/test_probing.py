@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -13,6 +14,7 @@ from zope.interface.verify import verifyObject
 
 from sidecar.address import Address
 from sidecar.codec.h2.connection import H2Connection
+from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.errors import ConnectFailed, UpstreamHandshakeFailed
 from sidecar.filters.grpc_check import GRPCCheck
@@ -618,6 +620,52 @@ def test_grpc_answers(status: int, fields: Any, body: bytes, trailers: Any, reas
     assert server.requests[1][1] == b"\x00\x00\x00\x00\x0d\x0a\x0bshop.Orders"
     server.answer(status, fields, body, trailers)
     assert world.why() == (None if reason is None else f"check0 check: {reason}")
+
+
+def test_a_stream_that_is_refused_is_sent_again_whole() -> None:
+    """Its body as well, and once."""
+    world = World(grpc(service="a"), protocol="h2")
+    server = H2Server(world)
+    refused = server.requests[0][0]
+    server.h2.reset(refused, REFUSED_STREAM)
+    server.exchange()
+    again = server.requests[-1][0]
+    assert [event for each, event in server.requests if each == again and isinstance(event, bytes)] == [b"\x00\x00\x00\x00\x03\x0a\x01a"]
+    assert again != refused
+    server.answer(200, GRPC, SERVING, FINE)
+    assert world.used == [1]
+
+
+def test_an_h2_connection_without_answer_is_not_used_again() -> None:
+    """Its peer may be gone without a word, and there is no other probe that would find out."""
+    world = World(http(), protocol="h2")
+    server = H2Server(world)
+    world.walk(1.1)
+    server.exchange()
+    assert world.why() == "check0 check: no answer within 1 s" and server.transport.closing
+    world.walk(10.1)
+    assert len(world.attempts) == 2
+    H2Server(world).answer(200, [])
+    assert world.state().in_row == 1
+
+
+def test_an_h2_connection_for_each_probe() -> None:
+    """Where connections are not kept."""
+    world = World(http(), protocol="h2", reuse_connection=False)
+    server = H2Server(world)
+    server.answer(200, [])
+    assert world.used == [1] and server.transport.closing
+    world.walk(10.1)
+    assert len(world.attempts) == 2
+
+
+def test_attempts_end_with_their_probe() -> None:
+    """A connection that is not made in time must not be the next probe's as well."""
+    cluster = Cluster(name="app", connect_timeout=5.0)
+    check = HealthCheck(check=PluginRef(kind="health-check", name="tcp"), timeout=2.0)
+    assert for_probes(cluster, check).connect_timeout == 2.0
+    assert for_probes(replace(cluster, connect_timeout=0.5), check).connect_timeout == 0.5
+    assert for_probes(replace(cluster, connect_timeout=0.0), check).connect_timeout == 2.0
 
 
 # -- TCP ---------------------------------------------------------------------------------------------------------------------------------------
