@@ -13,6 +13,8 @@ from typing import Any
 from sidecar.model import HealthCheck
 
 UNCHECKED, HEALTHY, UNHEALTHY = "unchecked", "healthy", "unhealthy"
+# What is said against an endpoint before its first probe has ended.
+NOT_YET = "not checked yet"
 
 
 class CheckState:

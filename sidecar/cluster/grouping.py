@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from sidecar.cluster.checking import NOT_YET
 from sidecar.cluster.levels import locality_share, spread
 from sidecar.cluster.localities import NOWHERE, distance, weight_of
 from sidecar.cluster.slices import Slices
@@ -21,11 +22,13 @@ Match = tuple[tuple[str, str], ...]
 
 @attrs.define
 class Group:
-    """Endpoints of one locality in one level, those with weight 0 left out. `staying`: but for those that drain anyway; `well`: of them."""
+    """Endpoints of one locality in one level, those with weight 0 left out. `uncounted`: those that drain anyway, or are new and not checked yet;
+    `staying`: the
+    others; `well`: of them."""
 
     staying: list[Any] = attrs.field(factory=list)
     well: list[Any] = attrs.field(factory=list)
-    leaving: list[Any] = attrs.field(factory=list)
+    uncounted: list[Any] = attrs.field(factory=list)
 
 
 @attrs.define
@@ -41,7 +44,7 @@ class Level:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """(well, all but those that drain)."""
+        """(well, all that count)."""
         return sum(len(group.well) for group in self.groups.values()), sum(len(group.staying) for group in self.groups.values())
 
 
@@ -92,8 +95,9 @@ def levelled(endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, s
         group = level.groups.get(place)
         if group is None:
             group = level.groups[place] = Group()
-        if configured.health == "draining":
-            group.leaving.append(endpoint)
+        if configured.health == "draining" or endpoint.check_failure == NOT_YET:
+            # Nobody knows of the new ones whether they are well: a cluster that grows must not panic and send requests to them.
+            group.uncounted.append(endpoint)
             continue
         group.staying.append(endpoint)
         if is_well(endpoint):
@@ -101,9 +105,9 @@ def levelled(endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, s
     ordered = [levels[key] for key in sorted(levels)]
     for level in ordered:
         if not level.counts[1]:
-            # Those that leave are missed by nobody, unless nobody else is there.
+            # They are missed by nobody, unless nobody else is there.
             for group in level.groups.values():
-                group.staying = group.leaving
+                group.staying = group.uncounted
     shares = spread([level.counts for level in ordered], cluster.overprovisioning_factor, cluster.healthy_panic_threshold)
     for level, (share, panics) in zip(ordered, shares, strict=True):
         level.share, level.is_panicking = share, panics

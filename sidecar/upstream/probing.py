@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from sidecar.cluster.checking import HEALTHY, UNCHECKED, UNHEALTHY, CheckState, combined
+from sidecar.cluster.checking import HEALTHY, NOT_YET, UNCHECKED, UNHEALTHY, CheckState, combined
 from sidecar.errors import UpstreamError
 from sidecar.model import HealthCheck
 from sidecar.upstream.endpoint import EndpointPool
@@ -27,7 +27,6 @@ _log = Logger(namespace="sidecar.health")
 STARTS_PER_TURN = 5
 # Endpoints whose timers are moved in one turn, when the first traffic comes.
 SLICE = 256
-NOT_YET = "not checked yet"
 
 
 class Turn:

@@ -79,8 +79,9 @@ class World:
         self.balancer = FirstUntried()
         check = {"interval": 10.0, "interval_jitter_percent": 0, "no_traffic_interval": 10.0, **settings}
         checks = tuple(HealthCheck(check=PluginRef(kind="health-check", name=f"check{number}"), **check) for number, _ in enumerate(self.plugins))
+        more = {"healthy_panic_threshold": 0, **(cluster or {})}
         self.cluster = Cluster(
-            name="app", endpoints=self.made(*range(1, endpoints + 1)), protocol=protocol, health_checks=checks, healthy_panic_threshold=0, **(cluster or {})
+            name="app", endpoints=self.made(*range(1, endpoints + 1)), protocol=protocol, health_checks=checks, **more
         )  # type: ignore[arg-type]
         seconds, timer = self.clock.seconds, self.wheel.timer
         self.connector = Connector(self.cluster, self.balancer, self._connect, seconds, timer, None)
@@ -333,6 +334,21 @@ def test_endpoints_come_and_go() -> None:
     world.walk(30)
     assert world.asked.order[:3] == [1, 2, 3] and set(world.asked.order[3:]) == {1}
     assert world.checks.counts() == {"healthy": 1, "unhealthy": 0, "unchecked": 0}
+
+
+def test_a_cluster_that_grows_does_not_panic() -> None:
+    """New endpoints count when they have been asked, and all are used when nobody else is there."""
+    world = World(cluster={"healthy_panic_threshold": 50})
+    assert world.used == [1]
+    world.asked.answer(1)
+    world.connector.set_endpoints(world.made(*range(1, 9)))
+    assert world.used == [1]
+    for port in range(2, 9):
+        world.turn()
+        world.asked.answer(port, None if port < 5 else ILL)
+    assert world.used == [1, 2, 3, 4]
+    world.connector.set_endpoints(world.made(20, 21))
+    assert world.used == [20, 21]
 
 
 def test_a_success_ends_an_ejection() -> None:
