@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sidecar import model
+from sidecar.cluster.circuit import DEFAULT, HIGH
 from sidecar.headers import Headers
 from sidecar.message import RequestHead
 from sidecar.model import HTTPManager, PluginRef
@@ -57,6 +58,7 @@ class RouteBuilder:
         runtime.timeout_ends_with_head = route.timeout is None
         runtime.idle_timeout = settings.idle_timeout if route.idle_timeout is None else route.idle_timeout
         runtime.upgrade_idle_timeout = settings.upgrade_idle_timeout if route.upgrade_idle_timeout is None else route.upgrade_idle_timeout
+        runtime.priority = HIGH if route.priority == "high" else DEFAULT
         runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry)
         if route.mirrors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 Numbers = Mapping[tuple[str, ...], float]
@@ -27,7 +28,7 @@ def register_retry_metrics(add: Callable[..., None], connectors: Callable[[], Ma
     for name, help in CLUSTER_COUNTERS:
         add(f"sidecar_upstream_{name}_total", help, _by_cluster(connectors, name), ("cluster",), type="counter")
     for name, help in ENDPOINT_COUNTERS:
-        add(f"sidecar_upstream_endpoint_{name}_total", help, _by_endpoint(connectors, name), ("cluster", "endpoint"), type="counter")
+        add(f"sidecar_endpoint_{name}_total", help, _by_endpoint(connectors, name), ("cluster", "endpoint"), type="counter")
 
 
 def _by_cluster(connectors: Callable[[], Mapping[str, Any]], counter: str) -> Callable[[], Numbers]:
@@ -35,5 +36,10 @@ def _by_cluster(connectors: Callable[[], Mapping[str, Any]], counter: str) -> Ca
 
 
 def _by_endpoint(connectors: Callable[[], Mapping[str, Any]], counter: str) -> Callable[[], Numbers]:
-    # Endpoints that nothing happened to are left out: a cluster may have ten thousand.
-    return lambda: {(name, pool.text): value for name, each in connectors().items() for pool in each.pools if (value := getattr(pool, counter))}
+    # No more than have metrics of their own, and those that nothing happened to are left out.
+    return lambda: {
+        (name, pool.text): value
+        for name, each in connectors().items()
+        for pool in islice(each.pools, each.cluster.endpoint_metrics)
+        if (value := getattr(pool, counter))
+    }

@@ -35,6 +35,7 @@ from sidecar.model.resilience import (
     RETRY_ATTEMPTS as RETRY_ATTEMPTS,
     Backoff as Backoff,
     CircuitBreakers as CircuitBreakers,
+    CircuitLimits as CircuitLimits,
     FailureRate as FailureRate,
     Hedge as Hedge,
     MaxStreamDuration as MaxStreamDuration,
@@ -202,6 +203,7 @@ class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retry: Retry | None = None
     hedge: Hedge | None = None
     max_stream_duration: MaxStreamDuration | None = None
+    priority: Literal["default", "high"] = "default"
     mirrors: tuple[Mirror, ...] = ()
     metadata_match: dict[str, str] = {}
     origin: Origin = ""

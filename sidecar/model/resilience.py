@@ -97,11 +97,25 @@ class FailureRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     probes: Annotated[int, Meta(ge=1)] = 3
 
 
-class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits on a cluster's HTTP requests beside those of its pool; 0 for none. `max_requests`: that run or wait. `max_retries`: of them retried."""
+class CircuitLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What requests of one routing priority may use of a cluster; 0 for no limit (Envoy: circuit_breakers.thresholds). `max_connections`: with so many in the cluster none more is made for them.
+    `max_pending`: that wait for a connection. `max_requests`: that run or wait. `max_retries`: of them retried."""
 
+    max_connections: Count = 0
+    max_pending: Count = 0
     max_requests: Count = 0
     max_retries: Count = 0
+
+
+class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits on a cluster's HTTP requests beside those of its pool, as `CircuitLimits`. `high`: those of requests of routes with `priority: high`, by default the same; either way they are
+    counted apart. `failure_rate` is about all of them."""
+
+    max_connections: Count = 0
+    max_pending: Count = 0
+    max_requests: Count = 0
+    max_retries: Count = 0
+    high: CircuitLimits | None = None
     failure_rate: FailureRate | None = None
 
 

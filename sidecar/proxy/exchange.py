@@ -276,7 +276,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self._retry = None
 
     def _leave_circuit(self) -> None:
-        circuit, entered_at = self._circuit
+        circuit, entered_at, priority = self._circuit
         error = self.error
         failed: bool | None = None
         if isinstance(error, UpstreamError):
@@ -284,7 +284,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         elif self.response is not None and error is None:
             call = self.grpc
             failed = (self.response.status if call is None or call.status is None else http_status(call.status)) >= 500
-        circuit.leave(entered_at, failed, self.http.seconds())
+        circuit.leave(entered_at, failed, self.http.seconds(), priority)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.number} {self.request.method!r} {self.request.path!r} finished={self.finished}>"

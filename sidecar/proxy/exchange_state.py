@@ -144,7 +144,7 @@ class ExchangeState:
         # `mirroring.Mirroring` where the request has copies.
         self._mirroring: Any = None
         self._upstream_is_congested = False
-        # (circuit, when it was entered), to be left at the end.
+        # (circuit, when it was entered, priority), to be left at the end.
         self._circuit: Any = None
         # Kept only where somebody wants to know how long attempts take.
         self._attempt_began = now

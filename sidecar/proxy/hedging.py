@@ -82,7 +82,8 @@ class SideAttempt:
     def _leave_circuit(self) -> None:
         if self._is_counted:
             self._is_counted = False
-            self.exchange._circuit[0].leave_beside()
+            circuit, _, priority = self.exchange._circuit
+            circuit.leave_beside(priority)
 
     def _observe(self, status: int) -> None:
         observe = self._connector.observe

@@ -318,11 +318,11 @@ class RequestWay(PluginCalls):
         """Does the cluster's circuit let the request up? If not, it is answered."""
         now = self.http.seconds()
         is_closed = circuit.state == "closed"
-        sentence = circuit.enter(now)
+        sentence = circuit.enter(now, self.route.priority)  # type: ignore[union-attr]
         if sentence:
             self.fail((UpstreamOverflow if is_closed else CircuitOpen)(f"cluster {self.cluster_name}: {sentence}"))
             return False
-        self._circuit = (circuit, now)
+        self._circuit = (circuit, now, self.route.priority)  # type: ignore[union-attr]
         return True
 
     def upstream_ready(self, stream: Any) -> None:

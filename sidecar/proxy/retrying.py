@@ -27,8 +27,8 @@ class Retrying:
     """What an exchange with a retry policy keeps: its body up to a limit (in the place of a body flow, or behind one), its timers, its place in the budget."""
 
     __slots__ = (
-        "attempt", "attempts", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_exhausted", "is_over", "is_too_long", "per_try_timeout",
-        "rules", "sides", "size", "statuses", "timer", "try_ends",
+        "attempt", "attempts", "circuit", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_exhausted", "is_over", "is_too_long",
+        "per_try_timeout", "rules", "sides", "size", "statuses", "timer", "try_ends",
     )  # fmt: skip
 
     def __init__(self, exchange: RetryWay, rules: RetryRules) -> None:
@@ -51,6 +51,8 @@ class Retrying:
         self.delayed: Any = None
         # Where this exchange counts as a running retry.
         self.connector: Any = None
+        # Where it counts against `max_retries`, as `_circuit` of the exchange.
+        self.circuit: Any = None
         self.sides: list[SideAttempt] = []
         self.try_ends = self.hedge_at = 0.0
         self.timer: TryTimer | None = None
@@ -174,6 +176,10 @@ class Retrying:
         if self.connector is not None:
             self.connector.retries -= 1
             self.connector = None
+        if self.circuit is not None:
+            circuit, _, priority = self.circuit
+            circuit.leave_retry(priority)
+            self.circuit = None
         self.events = []
 
 
@@ -321,13 +327,16 @@ class RetryWay(PluginCalls):
             return f"its body is longer than {rules.body_bytes} octets (retry.body_bytes)"
         if self._deadline and self.http.seconds() + delay >= self._deadline:
             return "the route's timeout leaves no time"
-        limits = connector.cluster.circuit_breakers
-        if retry.connector is None and limits is not None and 0 < limits.max_retries <= connector.retries:
-            connector.counters["retries_denied"] += 1
-            return f"{connector.retries} requests are being retried already (circuit_breakers.max_retries)"
         if retry.connector is None and not rules.is_within_budget(connector.retries, connector.active + connector.pending):
             connector.counters["retries_denied"] += 1
             return f"{connector.retries} retries run in the cluster already (retry.budget)"
+        if retry.connector is None and self._circuit is not None:
+            circuit, _, priority = self._circuit
+            sentence: str = circuit.enter_retry(priority)
+            if sentence:
+                connector.counters["retries_denied"] += 1
+                return sentence
+            retry.circuit = self._circuit
         return ""
 
     def _retry_now(self) -> None:
@@ -401,7 +410,11 @@ class RetryWay(PluginCalls):
         elif not retry.is_whole:
             reason = "its body is not kept whole (retry.body_bytes)"
         else:
-            reason = self._why_not(retry, False, 0.0) or self._enter_beside()
+            reason = self._enter_beside()
+            if not reason:
+                reason = self._why_not(retry, False, 0.0)
+                if reason:
+                    self._leave_beside()
         if reason:
             self.notes.append(("hedge", f"{why}; no other attempt: {reason}"))
             return
@@ -415,9 +428,16 @@ class RetryWay(PluginCalls):
 
     def _enter_beside(self) -> str:
         """Does the cluster's circuit let one more request of this exchange up?"""
-        circuit = None if self._circuit is None else self._circuit[0]
-        sentence: str = "" if circuit is None else circuit.enter_beside()
+        if self._circuit is None:
+            return ""
+        circuit, _, priority = self._circuit
+        sentence: str = circuit.enter_beside(priority)
         return sentence
+
+    def _leave_beside(self) -> None:
+        if self._circuit is not None:
+            circuit, _, priority = self._circuit
+            circuit.leave_beside(priority)
 
     def _leave_to_sides(self, retry: Retrying, outcome: str) -> None:
         """The exchange's own attempt failed while others run: one of them may do better."""

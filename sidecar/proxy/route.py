@@ -33,6 +33,7 @@ class RouteRuntime:
         "mirrors",
         "name",
         "pick_connector",
+        "priority",
         "retry",
         "rewrite",
         "timeout",
@@ -61,6 +62,8 @@ class RouteRuntime:
         self.hash_key: Callable[..., tuple[int | None, Any]] | None = None
         # Cluster -> the metadata that its endpoints must have; None without any.
         self.metadata_matches: dict[str, tuple[tuple[str, str], ...]] | None = None
+        # `cluster.circuit.DEFAULT` or `HIGH`
+        self.priority = 0
         self.timeout = 0.0
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False

@@ -28,6 +28,7 @@ from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
+from sidecar.upstream.priorities import most_connections, why_not_wait
 from sidecar.upstream.raw import RawConnection
 from sidecar.upstream.replay import is_sent_again
 from sidecar.upstream.secure import UpstreamSecurity
@@ -164,11 +165,14 @@ class Connector:
             return None
         if self.serve(pool, owner, fresh):
             return None
+        sentence = ""
         if self.pending >= self.cluster.pool.max_pending:
+            sentence = f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"
+        elif self.circuit is not None:
+            sentence = why_not_wait(self.circuit, self.pending, self._queues, owner)
+        if sentence:
             counters["overflows"] += 1
-            owner.upstream_unavailable(
-                UpstreamOverflow(f"{self.pending} requests already wait for a connection to cluster {self.name} (pool.max_pending)"), pool
-            )
+            owner.upstream_unavailable(UpstreamOverflow(sentence), pool)
             return None
         return self.wait(pool, owner, tried, fresh)
 
@@ -392,7 +396,8 @@ class Connector:
     def _grow(self, pool: EndpointPool) -> None:
         """Open connections until each waiting request has an attempt, as far as the limit allows."""
         while len(pool.connecting) < (len(pool.waiting) if self.multiplexer is None else self.multiplexer.wanted(pool)):
-            if self.connections >= self.cluster.pool.max_connections:
+            most = self.cluster.pool.max_connections
+            if self.connections >= (most if self.circuit is None else most_connections(self.circuit, most, pool)):
                 if not self._evict_idle():
                     return
                 # What was closed may have served another queue, or this one, on its way out: look again.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, strategies as st
 
-from sidecar.cluster.circuit import Circuit
-from sidecar.model import CircuitBreakers, FailureRate
+from sidecar.cluster.circuit import CLOSED, DEFAULT, HALF_OPEN, HIGH, OPEN, Circuit
+from sidecar.model import CircuitBreakers, CircuitLimits, FailureRate
 
 
 def circuit(**rate: float) -> Circuit:
@@ -28,6 +29,70 @@ def test_max_requests() -> None:
     assert "2 requests run already (circuit_breakers.max_requests)" in it.enter(0) and it.refused == 1
     it.leave(0, True, 1)
     assert it.enter(1) == "" and it.state == "closed"
+
+
+def test_priorities_are_counted_apart() -> None:
+    """What one fills the other has; each has limits of its own, by default the same numbers, and the sentence names them."""
+    it = Circuit(CircuitBreakers(max_requests=1, max_retries=1, high=CircuitLimits(max_requests=2)), 0.0)
+    assert it.enter(0) == "" and "(circuit_breakers.max_requests)" in it.enter(0)
+    assert it.enter(0, HIGH) == it.enter(0, HIGH) == "" and "2 requests run already (circuit_breakers.high.max_requests)" in it.enter(0, HIGH)
+    assert it.running == 3 and it.snapshot()["running_high"] == 2
+    it.leave(0, False, 1, HIGH)
+    assert it.enter(1, HIGH) == "" and it.enter(1, DEFAULT)
+    assert it.enter_retry() == "" and "circuit_breakers.max_retries" in it.enter_retry()
+    assert it.enter_retry(HIGH) == it.enter_retry(HIGH) == "", "the high ones have no such limit here"
+    same = Circuit(CircuitBreakers(max_requests=1, max_retries=1), 0.0)
+    assert same.enter(0) == same.enter(0, HIGH) == "" and same.enter(0) and same.enter(0, HIGH)
+    assert same.enter_retry(HIGH) == "" and same.enter_retry() == "" and "circuit_breakers.high.max_retries" in same.enter_retry(HIGH)
+    same.leave_retry(HIGH)
+    assert same.enter_retry(HIGH) == ""
+
+
+def test_attempts_beside() -> None:
+    """They take places of the limit and give them back, and there are none while the circuit is not closed."""
+    it = Circuit(CircuitBreakers(max_requests=2), 0.0)
+    assert it.enter(0) == it.enter_beside() == "" and it.enter_beside() and it.running == 2
+    it.leave_beside()
+    assert it.running == 1 and it.enter_beside() == ""
+    it = circuit()
+    run(it, True, True, True, True)
+    assert "4 of 4 requests failed" in it.enter_beside() and it.running == 0
+
+
+def test_who_may_wait() -> None:
+    """By priority; without a limit everybody."""
+    it = Circuit(CircuitBreakers(max_pending=2, high=CircuitLimits(max_pending=1)), 0.0)
+    assert it.why_not_wait([1, 5, DEFAULT]) == "" and "2 requests wait" in it.why_not_wait([2, 0, DEFAULT])
+    assert it.why_not_wait([9, 0, HIGH]) == "" and "(circuit_breakers.high.max_pending)" in it.why_not_wait([0, 1, HIGH])
+    assert Circuit(CircuitBreakers(), 0.0).why_not_wait([10_000, 0, DEFAULT]) == ""
+
+
+# (state, what happens) -> state; a window of 10 s, 4 requests, 5 s open, 2 probes. Times are absolute.
+TRANSITIONS = [
+    ("below the rate", [(1, False), (1, False), (1, False), (1, True)], CLOSED),
+    ("too few requests", [(1, True), (1, True), (1, True)], CLOSED),
+    ("at the rate", [(1, True), (1, True), (1, False), (1, False)], OPEN),
+    ("the window ends between", [(1, True), (1, True), (12, True), (12, True)], CLOSED),
+    ("open, not for long enough", [(1, True)] * 4 + [(5.9, None)], OPEN),
+    ("one probe passes", [(1, True)] * 4 + [(6, False)], HALF_OPEN),
+    ("all probes pass", [(1, True)] * 4 + [(6, False), (6, False)], CLOSED),
+    ("the first probe fails", [(1, True)] * 4 + [(6, True)], OPEN),
+    ("the second probe fails", [(1, True)] * 4 + [(6, False), (6, True)], OPEN),
+    ("a probe goes away", [(1, True)] * 4 + [(6, None)], HALF_OPEN),
+    ("half-open again after it opened again", [(1, True)] * 4 + [(6, True), (11, False)], HALF_OPEN),
+    ("closed again, and the count begins anew", [(1, True)] * 4 + [(6, False), (6, False), (7, True), (7, True), (7, True)], CLOSED),
+    ("and opens again", [(1, True)] * 4 + [(6, False), (6, False), (7, True), (7, True), (7, True), (7, True)], OPEN),
+]
+
+
+@pytest.mark.parametrize(("what", "steps", "state"), TRANSITIONS, ids=lambda value: value if isinstance(value, str) else "")
+def test_transitions(what: str, steps: list[tuple[float, bool | None]], state: str) -> None:
+    """Every way from one state to another, walked by the clock."""
+    it = circuit()
+    for now, failed in steps:
+        if not it.enter(now):
+            it.leave(now, failed, now)
+    assert it.state == state and it.running == 0
 
 
 def test_it_opens_at_the_rate() -> None:
