@@ -4,6 +4,7 @@
 #                 (the end-to-end ones once more on Twisted's poll reactor)
 #   make demo     two applications behind two sidecars  ONCE=1 to end by itself
 #   make bench    beside Envoy, HAProxy and nginx       BENCH_ARGS="--rounds 5"
+#   make chaos    applications that die behind it       CHAOS_ARGS="--seconds 60"
 #   make lint     ruff and mypy alone
 #   make conformance   others' suites and clients: h2spec, gRPC's in Go, Python and Node, WebSocket, h2load
 #   make clean    takes away what the others made
@@ -16,9 +17,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CHAOS_ARGS ?=
 export ONCE
 
-.PHONY: help test lint demo bench conformance clean
+.PHONY: help test lint demo bench chaos conformance clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +45,9 @@ conformance: $(VENV)/.stamp-dev
 	@failed=; for suite in h2spec grpc_go grpc_python grpc_node websocket h2_under_load; do \
 	    echo "--- $$suite"; $(BIN)/python -m tests.conformance.$$suite || [ $$? = 77 ] || failed="$$failed $$suite"; done; \
 	    [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+chaos: $(VENV)/.stamp-run
+	@$(BIN)/python -m bench.chaos $(CHAOS_ARGS)
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis twisted/plugins/dropin.cache
