@@ -43,14 +43,14 @@ class ClusterDiscovery:
     # -- start and stop ----------------------------------------------------------------------------------------------------------------------
 
     def start(self, timeout_seconds: float) -> Deferred[None]:
-        """Watch. Fires when the first answer was handed on, or need not be waited for, or after `timeout_seconds` (0: at once); fails with what the plugin
+        """Watch. Fires when the first answer was handed on, or need not be waited for, or after `timeout_seconds` (0: never); fails with what the plugin
         raises.
         """
         first: Deferred[None] = Deferred()
         self._first = first
         watching = maybeDeferred(self._plugin.watch, self._changed)
         watching.addCallbacks(lambda _: self._fire(), self._failed)
-        if self._first is not None:
+        if self._first is not None and timeout_seconds:
             self._timer = self._clock.callLater(timeout_seconds, self._late, timeout_seconds)
         return first
 

@@ -158,11 +158,15 @@ class NameServers:
 
     async def _ask(self, name: str, type: str) -> tuple[list[Any], list[Any]]:
         """(answers, authority) of the first server that answers; further ones are asked when one is silent or ill."""
+        try:
+            octets = name.encode("ascii")
+        except UnicodeEncodeError:  # out of an alias or an SRV record: whoever writes those may write anything
+            raise LookupFailed(f"{name!r} is no host name") from None
         problems: list[str] = []
         for resolver in self._resolvers * ROUNDS:
             where = "{}:{}".format(*resolver.servers[0])
             try:
-                asked: Deferred[Any] = resolver.query(dns.Query(name.encode("ascii"), _TYPES[type], dns.IN))
+                asked: Deferred[Any] = resolver.query(dns.Query(octets, _TYPES[type], dns.IN))
                 answers, authority, _ = await asked
             except names_error.DNSNameError as error:
                 message = error.args[0] if error.args else None

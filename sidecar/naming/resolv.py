@@ -41,7 +41,7 @@ def parse_resolv_conf(text: str) -> ResolvConf:
         if key == "nameserver" and len(servers) < MAX_SERVERS and _is_ip(values[0]):
             servers.append(values[0])
         elif key in ("search", "domain"):  # the last of them counts
-            search = tuple(name for name in (value.rstrip(".").lower() for value in values) if name)
+            search = tuple(name for name in (value.rstrip(".").lower() for value in values) if name and name.isascii())
         elif key == "options":
             for value in values:
                 name, _, number = value.partition(":")

@@ -142,6 +142,15 @@ def test_a_start_does_not_wait_for_ever(caught_logs: list[str]) -> None:
     assert made.sets == [[1]]
 
 
+def test_a_start_that_waits_for_as_long_as_it_takes() -> None:
+    """A timeout of 0 is none."""
+    made = Made(timeout=0.0)
+    made.clock.advance(1e6)
+    assert made.fired == []
+    made.plugin.first.callback(None)
+    assert made.fired == [None]
+
+
 def test_a_plugin_that_cannot_watch() -> None:
     """Fails the start with what it raises, at once or later."""
     plugin = Plugin()

@@ -97,6 +97,21 @@ def test_a_switched_link(tmp_path: Path, watch: str) -> None:
     watching(tmp_path / "e.yaml", watch, scenario)
 
 
+def test_descriptors(tmp_path: Path) -> None:
+    """However often the directory changes, the watch holds one."""
+    path = tmp_path / "e.yaml"
+    path.write_text("- a:1\n")
+
+    async def scenario(reactor: Any, plugin: EndpointFile, told: Told) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(2, 12):
+            replace(path, f"- a:{number}\n")
+            await until(reactor, lambda number=number: told.last == [f"a:{number}"])
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+    watching(path, "auto", scenario)
+
+
 def test_a_broken_file(tmp_path: Path) -> None:
     """Is refused with line and column, and the last good one serves."""
     path = tmp_path / "e.yaml"
