@@ -122,7 +122,8 @@ class Sidecar:
         self._plugins_started = True
         if self.state == "starting":
             await self.discoveries.start()
-        await self.health.start(self.config.warming_time)
+        if self.state == "starting":
+            await self.health.start(self.config.warming_time)
         if self.state != "starting":
             # Told to stop in the meantime: nothing may open any more.
             return

@@ -23,8 +23,7 @@ Match = tuple[tuple[str, str], ...]
 @attrs.define
 class Group:
     """Endpoints of one locality in one level, those with weight 0 left out. `uncounted`: those that drain anyway, or are new and not checked yet;
-    `staying`: the
-    others; `well`: of them."""
+    `staying`: the others; `well`: of them."""
 
     staying: list[Any] = attrs.field(factory=list)
     well: list[Any] = attrs.field(factory=list)

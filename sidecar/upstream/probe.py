@@ -97,11 +97,16 @@ class ProbeConnector(Connector):
         return self._dial_to(asked, side)
 
     def drop(self, asked: EndpointPool) -> None:
-        """Keep no connection to this endpoint: it did not answer on the one there is, or it left the cluster."""
+        """Keep no connection to this endpoint: it did not answer on the one there is."""
         while asked.idle:
             self._discard(asked.idle.popleft())
         if self.multiplexer is not None:
             self.multiplexer.retire(asked)
+
+    def let_go(self, asked: EndpointPool) -> None:
+        """This endpoint left the cluster: a connection that is still being made is not kept either."""
+        asked.is_closed = True
+        self.drop(asked)
 
 
 @implementer(IProbe)

@@ -121,7 +121,7 @@ class Checker:
         if turn.probe is not None:
             self.running -= 1
             turn.let_go()
-        self.connector.drop(turn.asked)
+        self.connector.let_go(turn.asked)
         self._pump()
 
     def stop(self) -> None:
@@ -201,6 +201,7 @@ class Checker:
         account.seconds += self._seconds() - then
         turn.running = running
         running.addCallbacks(self._answered, self._raised, callbackArgs=(turn, probe), errbackArgs=(turn, probe))
+        running.addErrback(self._mistake)
 
     def _answered(self, answer: Any, turn: Turn, probe: Probe) -> None:
         if turn.probe is not probe:
@@ -226,6 +227,9 @@ class Checker:
             self._last_raised = text
             _log.failure("{cluster}: health check {name} raised", failure, cluster=self.connector.name, name=self.name)
         self._ended(turn, None if self._account.fail_open else Unwell(text))
+
+    def _mistake(self, failure: Failure) -> None:
+        _log.failure("{cluster}: the result of health check {name} was not taken in", failure, cluster=self.connector.name, name=self.name)
 
     def _close(self, turn: Turn) -> None:
         probe, turn.probe, turn.running = turn.probe, None, None
@@ -284,6 +288,7 @@ class ClusterChecks:
         # Endpoints that have not had all their first checks.
         self._unchecked: set[EndpointPool] = set()
         self._waiting: list[Deferred[None]] = []
+        self._none = CheckState(0.0)
         for checker in checkers:
             checker.told = self._told
         connector.membership_observers.append(self._changed)
@@ -338,7 +343,9 @@ class ClusterChecks:
                 checker.add(pool)
 
     def _told(self, pool: EndpointPool) -> None:
-        states = [(checker.name, checker.turns[pool].state) for checker in self.checkers]
+        # A check that comes later in the list may not have it yet, when an earlier one has its answer at once.
+        turns = [(checker.name, checker.turns.get(pool)) for checker in self.checkers]
+        states = [(name, self._none if turn is None else turn.state) for name, turn in turns]
         is_healthy, reason = combined(states)
         is_first = pool in self._unchecked
         if is_first:

@@ -269,6 +269,23 @@ def test_all_checks_must_pass() -> None:
     assert world.done and world.used == [] and world.why() == "check1 check: it is ill"
 
 
+def test_checks_that_answer_at_once() -> None:
+    """Also when the second one has not begun."""
+
+    @implementer(IHealthCheck)
+    class Quick:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def check(self, probe: Any) -> Any:
+            return self.answer
+
+    assert World(Quick(None), Quick(None)).used == [1]
+    assert World(Quick(ILL), Quick(None)).why() == World(Quick(ILL), Asked(), warmed=False).why() == "check0 check: it is ill"
+    world = World(Quick(None), Quick(ILL))
+    assert world.why() == "check1 check: it is ill" and world.done
+
+
 def test_few_at_a_time() -> None:
     """Never more probes than `max_concurrent`, few begin in one turn of the reactor, and everybody gets one."""
     world = World(endpoints=200, max_concurrent=30)
@@ -727,6 +744,19 @@ def test_tcp_answers(receive: tuple[str, ...], chunks: list[bytes | None], reaso
     world.walk(1.1)
     assert world.why() == (None if reason is None else f"check0 check: {reason}")
     assert transport.closing or transport.lost
+
+
+def test_a_connection_for_an_endpoint_that_left() -> None:
+    """It is not kept when it comes, over either version of HTTP."""
+    for protocol in ("h1", "h2"):
+        world = World(http(), protocol=protocol)
+        world.connector.set_endpoints([])
+        transport = world.attempts[0].succeed()
+        if protocol == "h2":
+            server = H2Connection(False, H2Limits())
+            server.start()
+            transport.receive(b"".join(server.data_to_send()))
+        assert transport.closing and world.checkers[0].connector.connections == 0
 
 
 def test_a_tcp_probe_is_given_up() -> None:
