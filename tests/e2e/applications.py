@@ -96,16 +96,17 @@ class Wire:
 
 
 class Application:
-    """Serves `converse(wire)` on a thread for each connection. `address` is as a configuration file has it."""
+    """Serves `converse(wire)` on a thread for each connection. `address` is as a configuration file has it; `port`: 0 for a free one."""
 
-    def __init__(self, family: int = socket.AF_INET, path: str = "", context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, family: int = socket.AF_INET, path: str = "", context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.listener = socket.socket(family)
         if family == socket.AF_UNIX:
             self.listener.bind(path)
             self.address = f"unix:{path}"
         else:
             host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
-            self.listener.bind((host, 0))
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.listener.bind((host, port))
             port = self.listener.getsockname()[1]
             self.address = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
         self.listener.listen(512)
