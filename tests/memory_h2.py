@@ -102,10 +102,10 @@ class H2Client(Peer):
 
 
 class H2App(Peer):
-    """An application that speaks HTTP/2, on the newest connection of the world."""
+    """An application that speaks HTTP/2, on the newest connection of the world unless another one is named."""
 
-    def __init__(self, world: World, limits: H2Limits | None = None, connect_protocol: bool = True) -> None:
-        super().__init__(world, world.app, False, limits, connect_protocol)
+    def __init__(self, world: World, limits: H2Limits | None = None, connect_protocol: bool = True, transport: MemoryTransport | None = None) -> None:
+        super().__init__(world, transport or world.app, False, limits, connect_protocol)
         self.exchange()
 
     def requests(self) -> list[int]:

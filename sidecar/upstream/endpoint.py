@@ -9,7 +9,6 @@ from sidecar.cluster.grouping import is_well
 from sidecar.model import Endpoint, Locality
 
 if TYPE_CHECKING:
-    from sidecar.upstream.h1 import H1ClientConnection
     from sidecar.upstream.pool import Connector
 
 
@@ -33,9 +32,10 @@ class EndpointPool:
         self.weight: int = endpoint.weight
         self.active = 0
         self.connections = 0
-        self.connecting: set[H1ClientConnection] = set()
-        self.idle: deque[H1ClientConnection] = deque()
-        self.waiting: deque[Ticket] = deque()
+        # A set and two deques once somebody waited for it: of ten thousand endpoints few have connections, and these take more than a kilobyte.
+        self.connecting: Any = ()
+        self.idle: Any = ()
+        self.waiting: Any = ()
         self.requests = 0
         self.failures = 0
         # Attempts at it that another one followed, and those that took too long.
@@ -51,6 +51,12 @@ class EndpointPool:
         self.used_since: float | None = None
         # No connection is kept: it left the cluster, or everything stops.
         self.is_closed = False
+
+    def enqueue(self, ticket: Ticket) -> None:
+        """Put it at the end of the queue. Connections are made only for those who wait."""
+        if self.waiting == ():
+            self.connecting, self.idle, self.waiting = set(), deque(), deque()
+        self.waiting.append(ticket)
 
     @property
     def priority(self) -> int:

@@ -206,7 +206,7 @@ class Connector:
         """Put the ticket at the end of its endpoint's queue."""
         pool = ticket.pool
         self.pending += 1
-        pool.waiting.append(ticket)
+        pool.enqueue(ticket)
         self._queues[pool] = None
         self._grow(pool)
 
@@ -377,6 +377,7 @@ class Connector:
         """Who waits longest of those whom a connection serves that has served others. A request that was lost on such a one already is not among them; when it
         stands first and no new connection is on its way, nobody passes it.
         """
+        ticket: Ticket
         for ticket in pool.waiting:
             if not ticket.fresh:
                 return ticket

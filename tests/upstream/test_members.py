@@ -309,3 +309,21 @@ def test_why_is_worked_out_once() -> None:
     assert members.why_none(None) is members.why_none(None)
     pools.connector.set_endpoints(at(0, weight=0))
     assert members.why_none(None).endswith("1 with weight 0")
+
+
+def test_h2_connection_that_comes_too_late_is_not_kept() -> None:
+    """Its endpoint left while it was being made, and who waited for it is served elsewhere."""
+    world = multiplexed(World(endpoints=2))
+    world.auto = False
+    client = world.client()
+    client.receive(GET)
+    world.connector.set_endpoints([world.connector.pools[1].configured])
+    late, used = world.attempts
+    late.succeed()
+    app = H2App(world, transport=late.transport)
+    assert app.transport.closing and app.requests() == []
+    used.succeed()
+    other = H2App(world)
+    other.answer(1)
+    world.ended_once(200)
+    assert world.connector.connections == 1 and not world.connector.members.retired
