@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -51,10 +52,12 @@ from sidecar.transport.connector import connect
 from sidecar.transport.port import listen
 from sidecar.transport.wheel import TimerWheel
 from sidecar.unread import refuse_unread
+from sidecar.upstream.by_version import ByVersion
 from sidecar.upstream.pool import Connector
 from sidecar.verdicts import BodyMode
 
 _log = Logger(namespace="sidecar")
+AnyConnector = TypeVar("AnyConnector", bound=Connector)
 # Turns of the reactor that a connection that was aborted may take to say that it is lost: one is usual, TLS may need another.
 ABORT_TURNS = 10
 
@@ -360,6 +363,22 @@ class Sidecar:
     # -- the cluster ---------------------------------------------------------------------------------------------------------------------------------
 
     def _connector(self, cluster: model.Cluster) -> Connector:
+        """Who gives streams to its endpoints: one connector, or one for each version of HTTP."""
+        connector: Connector
+        if cluster.protocol != "downstream":
+            connector, security = self._one_connector(cluster, Connector)
+        else:
+            twin, _ = self._one_connector(msgspec.structs.replace(cluster, protocol="h2"), Connector)
+            cluster = msgspec.structs.replace(cluster, protocol="h1")
+            connector, security = first, _ = self._one_connector(cluster, ByVersion)
+            first.pair_with(twin)
+            self.connectors[twin.name] = twin
+        self.health.add(cluster, connector, security, lambda cluster: partial(self._dial, cluster))
+        if cluster.discovery is not None:
+            self.discoveries.add(cluster, self._plugin(cluster.discovery, f"cluster {cluster.name}", is_shared=False)[0], connector)
+        return connector
+
+    def _one_connector(self, cluster: model.Cluster, make: type[AnyConnector]) -> tuple[AnyConnector, UpstreamSide | None]:
         security = None
         if cluster.tls is not None:
             try:
@@ -370,14 +389,11 @@ class Sidecar:
         later = partial(self.reactor.callLater, 0)
         make_balancer = partial(self._balancer, cluster)
         dial = partial(self._dial, cluster)
-        connector = Connector(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, later, make_balancer, self.config.node.locality)
+        connector = make(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, later, make_balancer, self.config.node.locality)
         h2 = multiplex(connector, cluster, self.reactor, self.wheel.timer)
         if h2 is not None:
             self.h2_clusters.append((cluster.name, h2))
-        self.health.add(cluster, connector, security, lambda cluster: partial(self._dial, cluster))
-        if cluster.discovery is not None:
-            self.discoveries.add(cluster, self._plugin(cluster.discovery, f"cluster {cluster.name}", is_shared=False)[0], connector)
-        return connector
+        return connector, security
 
     def _balancer(self, cluster: model.Cluster) -> Any:
         """A balancer for one group of the cluster's endpoints; more may be needed while the sidecar runs."""

@@ -65,7 +65,7 @@ class Inbound(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     listen: Address
     app: Address | tuple[Address, ...]
-    protocol: Literal["h1", "h2"] | None = None
+    protocol: Literal["h1", "h2", "downstream"] | None = None
     mtls: Mode = "strict"
     timeout: Duration | None = None
     idle_timeout: Duration | None = None
@@ -100,7 +100,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     endpoints_file: str | None = None
     discovery: PluginRef | None = None
     mtls: bool = True
-    protocol: Literal["h1", "h2", "auto"] | None = None
+    protocol: Literal["h1", "h2", "auto", "downstream"] | None = None
     identity: str | tuple[str, ...] | None = None
     hosts: tuple[str, ...] | None = None
     timeout: Duration | None = None

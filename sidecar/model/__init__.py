@@ -390,7 +390,7 @@ class PoolLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named group of like endpoints: those listed under `endpoints`, or those that `discovery` finds, never both; `type` may say which. `initial_fetch_timeout`: how long a start waits for what
-    discovery finds first. `healthy_panic_threshold`: when fewer than so many percent of them are healthy, all are used. `protocol`: "h1", "h2" (in cleartext with prior knowledge), or "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext."""
+    discovery finds first. `healthy_panic_threshold`: when fewer than so many percent of them are healthy, all are used. `protocol`: "h1", "h2" (in cleartext with prior knowledge), "auto": as the endpoint chooses by ALPN, HTTP/1.1 in cleartext, or "downstream": as each request came (Envoy: use_downstream_protocol_config)."""
 
     name: Name
     type: Literal["static", "discovery"] | None = None
@@ -401,7 +401,7 @@ class Cluster(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connect_timeout: Duration = CONNECT_TIMEOUT_SECONDS
     bind_address: str | None = None
     tls: UpstreamTLS | None = None
-    protocol: Literal["h1", "h2", "auto"] = "h1"
+    protocol: Literal["h1", "h2", "auto", "downstream"] = "h1"
     http2: HTTP2Options = HTTP2Options()
     pool: PoolLimits = PoolLimits()
     circuit_breakers: CircuitBreakers | None = None

@@ -145,6 +145,7 @@ class Shadow:
     __slots__ = (
         "_began",
         "_circuit",
+        "_connector",
         "_held",
         "_held_bytes",
         "_is_congested",
@@ -168,6 +169,7 @@ class Shadow:
         self.is_complete = False
         self._began = 0.0
         self._circuit: Any = None
+        self._connector: Any = runtime.connector
         self._held: list[bytes | End] = []
         self._held_bytes = 0
         self._is_congested = False
@@ -191,7 +193,7 @@ class Shadow:
     def begin(self) -> None:
         """Ask for a stream."""
         runtime = self.runtime
-        connector = runtime.connector
+        connector = self._connector = runtime.connector.of(self.request.version)
         self._began = now = runtime.seconds()
         circuit = connector.circuit
         if circuit is not None:
@@ -309,7 +311,7 @@ class Shadow:
             return
         is_stale = stream is not None and stream.is_reused and isinstance(error, UpstreamClosed)
         if is_stale and self.request.end_stream and self.request.method in IDEMPOTENT:
-            self._ticket = self.runtime.connector.open(self, (), True)
+            self._ticket = self._connector.open(self, (), True)
             return
         self._observe(503)
         self._failed(error)
@@ -348,7 +350,7 @@ class Shadow:
         self._leave(error, True)
 
     def _observe(self, status: int) -> None:
-        observe = self.runtime.connector.observe
+        observe = self._connector.observe
         if observe is not None and self._picked is not None:
             observe(self._picked, status, self.runtime.seconds() - self._began)
 

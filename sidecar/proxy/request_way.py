@@ -307,6 +307,8 @@ class RequestWay(PluginCalls):
                 self.fail(NoCluster(f"the cluster of route {self.route_name} does not exist"))
                 return
             self.cluster_name = connector.name
+            if connector.h2_twin is not None:
+                connector = self._connector = connector.of(self.request.version)
             if connector.circuit is not None and not self._enter(connector.circuit):
                 return
         self.attempts += 1

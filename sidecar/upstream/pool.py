@@ -90,6 +90,7 @@ class Connector:
         self._sweep_armed = False
         self._stopped = False
         self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
+        self.h2_twin: Connector | None = None  # see `by_version`
         self.checks: Any = None  # `probing.ClusterChecks` of a cluster with active health checks
         # Asked and told by exchanges; None without limits on requests.
         self.circuit = None if cluster.circuit_breakers is None else Circuit(cluster.circuit_breakers, seconds())
@@ -139,6 +140,10 @@ class Connector:
         too. `reason`: for a person, of a failure.
         """
         self.members.set_checked(pool, is_healthy, reason)
+
+    def of(self, version: int) -> Connector:
+        """Who serves requests that came in this version of HTTP (11, 20)."""
+        return self if self.h2_twin is None or version < 20 else self.h2_twin
 
     def add_subset(self, match: Match) -> None:
         """A route asks for endpoints with this metadata; see `Members.add_subset`."""

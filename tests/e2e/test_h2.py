@@ -16,7 +16,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.e2e.applications import Application
 from tests.e2e.clients import ask, connect
-from tests.e2e.conftest import Certificates, Plain
+from tests.e2e.conftest import Certificates, Plain, Start
 from tests.e2e.processes import Place, SidecarProcess, until
 from tests.e2e.test_clients import frames
 
@@ -227,3 +227,15 @@ def test_grpc_client_is_told_in_its_own_terms(mesh: Mesh) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             channel.unary_unary("/test.Calls/Unary")(b"abc", timeout=10)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED and "no-route" in refused.value.details()
+
+
+def test_as_the_client_came(plain: Plain, start: Start) -> None:
+    """`protocol: downstream`: what came over HTTP/2 goes up over HTTP/2, the rest over HTTP/1.1, to one port that takes both."""
+    inbound = f'{{listen: "127.0.0.1:0", app: "127.0.0.1:{plain.port}", protocol: downstream, mtls: disabled}}'
+    near = start(f'service: near\ninbound: {inbound}\nadmin: "127.0.0.1:0"\naccess_log: false\n')
+    url = f"http://{at(near.places['inbound'])}/facts?way="
+    for option, path in (("--http2-prior-knowledge", "new"), ("--http1.1", "old")):
+        assert json.loads(curl(option, url + path))["method"] == "GET"
+    seen = {path: plain.sidecar.records(path=f"/facts?way={path}")[0]["protocol"] for path in ("new", "old")}
+    assert seen == {"new": "HTTP/2", "old": "HTTP/1.1"}
+    assert near.metric('sidecar_upstream_requests_total{cluster="app over HTTP/2"}') == 1

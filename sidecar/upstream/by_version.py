@@ -1,0 +1,45 @@
+"""A cluster whose endpoints are spoken to in the version that each client came with (Envoy: use_downstream_protocol_config).
+
+It is two connectors: the cluster's own speaks HTTP/1.1, its twin HTTP/2. Who its endpoints are and what is known of their health is told to the first and goes
+on to the twin. They share the limits and the circuit of `circuit_breakers`; connections, and the outlier detection that goes by them, are each one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sidecar.cluster.grouping import Match
+from sidecar.model import Endpoint
+from sidecar.upstream.endpoint import EndpointPool
+from sidecar.upstream.pool import Connector
+
+
+class ByVersion(Connector):
+    """The one for HTTP/1.1. `pair_with` comes before anything else."""
+
+    def pair_with(self, twin: Connector) -> None:
+        """From now on requests that came over HTTP/2 go through `twin`."""
+        self.h2_twin = twin
+        twin.name = f"{self.name} over HTTP/2"
+        twin.circuit = self.circuit
+
+    def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """See `Connector`."""
+        super().set_endpoints(endpoints)
+        if self.h2_twin is not None:
+            self.h2_twin.set_endpoints(endpoints)
+
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str) -> None:
+        """See `Connector`."""
+        super().set_checked(pool, is_healthy, reason)
+        if self.h2_twin is not None:
+            for other in self.h2_twin.pools:
+                if other.address == pool.address:
+                    self.h2_twin.set_checked(other, is_healthy, reason)
+                    return
+
+    def add_subset(self, match: Match) -> None:
+        """See `Connector`."""
+        super().add_subset(match)
+        if self.h2_twin is not None:
+            self.h2_twin.add_subset(match)
