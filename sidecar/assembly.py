@@ -13,7 +13,6 @@ import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from sidecar import model
 from sidecar.address import Address
@@ -35,6 +34,7 @@ from sidecar.health_checks import HealthChecks
 from sidecar.http2 import H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
+from sidecar.lives import PluginLives
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
 from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
@@ -67,7 +67,7 @@ ACCOUNTED_KINDS = KINDS.keys() - {"balancer", "certificate-source", "discovery"}
 
 
 class Sidecar:
-    """One running configuration. `start()` and `stop()` return Deferreds; `abort()` ends everything at once. `reactor` is handed to everything that needs
+    """One running configuration. `start()` and `stop()` return Deferreds; `end_at_once()` shortens a stop. `reactor` is handed to everything that needs
     time or sockets.
     """
 
@@ -98,7 +98,7 @@ class Sidecar:
         register_discovery_metrics(self.registry.gauge_function, self.discoveries)
         self._plugins: dict[tuple[str, str, str], tuple[Any, Account]] = {}
         self._stats: dict[str, ExchangeStats] = {}
-        self._started: list[Any] = []
+        self._lives = PluginLives(reactor)
         self._plugins_started = False
         self._connections = 0
         self._drained: Deferred[None] | None = None
@@ -116,12 +116,7 @@ class Sidecar:
         listeners = [self._listener(listener) for listener in self.config.listeners]
         for (kind, name, origin), (plugin, _account) in list(self._plugins.items()):
             if IPluginLifecycle.providedBy(plugin):
-                self._started.append(plugin)
-                try:
-                    await maybeDeferred(plugin.start)
-                except Exception as error:
-                    _log.debug("{kind} {name} could not start: {failure}", kind=kind, name=name, failure=Failure())
-                    raise ConfigError([_problem(origin, f"{kind} {name} could not start: {error or type(error).__name__}")]) from error
+                await self._lives.start(plugin, partial(_refusal, origin, f"{kind} {name}"))
         self._plugins_started = True
         if self.state == "starting":
             await self.discoveries.start()
@@ -161,11 +156,7 @@ class Sidecar:
             await deferLater(self.reactor, 0, lambda: None)
         self.keyring.stop()
         self.overload.stop()
-        for plugin in reversed(self._started):
-            try:
-                await maybeDeferred(plugin.stop)
-            except Exception:
-                _log.failure("a plugin failed to stop: {plugin!r}", plugin=plugin)
+        await self._lives.stop()
         if self.admin is not None:
             await maybeDeferred(self.admin.stop)
         self.wheel.stop()
@@ -195,6 +186,11 @@ class Sidecar:
     def _drain_over(self) -> None:
         if self._drained is not None and not self._drained.called:
             self._drained.callback(None)
+
+    def end_at_once(self) -> None:
+        """Close every connection now, and wait for no plugin."""
+        self._lives.hurry()
+        self.abort()
 
     def abort(self) -> None:
         """Close every connection now."""
@@ -399,7 +395,7 @@ class Sidecar:
         """A balancer for one group of the cluster's endpoints; more may be needed while the sidecar runs."""
         balancer, _account = self._plugin(cluster.balancer, f"cluster {cluster.name}", is_shared=False)
         if self._plugins_started and IPluginLifecycle.providedBy(balancer):
-            self._started.append(balancer)
+            self._lives.started.append(balancer)
             maybeDeferred(balancer.start).addErrback(partial(_log.failure, "a balancer of cluster {cluster} failed to start", cluster=cluster.name))
         return balancer
 
@@ -416,6 +412,10 @@ class _Tracer:
         self.begin = Step(tracer.begin, account, 0)
         self.inject = Step(tracer.inject, account, 0)
         self.end = Step(tracer.end, account, 0)
+
+
+def _refusal(origin: str, plugin: str, reason: str) -> ConfigError:
+    return ConfigError([_problem(origin, f"{plugin} {reason}")])
 
 
 def _problem(origin: str, message: str) -> Problem:

@@ -108,7 +108,7 @@ class SidecarService(Service):
             self._reactor.stop()
         elif self.sidecar is not None:
             _log.warn("a second signal: ending at once")
-            self.sidecar.abort()
+            self.sidecar.end_at_once()
 
     def stopService(self) -> Any:
         """Drain and stop; the reactor waits for it."""
