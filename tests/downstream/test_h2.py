@@ -401,6 +401,19 @@ def test_requests_per_connection() -> None:
     assert "GoAwayReceived" in client.kinds() and client.transport.closing
 
 
+def test_while_connections_are_not_kept() -> None:
+    """As overload protection wants it: GOAWAY with the next request, which is served."""
+    world = World()
+    world.route.answer = lambda head: text_reply(200, b"text/plain", b"", head)
+    client = H2Client(world)
+    client.send(request())
+    assert "GoAwayReceived" not in client.kinds()
+    world.http.draining = True
+    client.send(request())
+    assert "GoAwayReceived" in client.kinds() and client.transport.closing
+    assert [each.status for each in world.records] == [200, 200]
+
+
 def test_lost_connection_ends_every_exchange_and_leaves_no_timer() -> None:
     """Nothing stays."""
     world = World()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -107,6 +108,32 @@ def test_over_limit() -> None:
     listening.connect()
     assert listening.runtime._build(Address("192.0.2.1", 5)) is None
     assert listening.runtime.counters["over_limit"] == 1 and listening.runtime.active == 1
+
+
+class Gate:
+    """`places`: what is answered."""
+
+    def __init__(self, places: int) -> None:
+        self.left = places
+
+    def places(self) -> int:
+        return self.left
+
+
+@pytest.mark.parametrize(("places", "speaks_http", "outcome"), [(1, False, "served"), (0, True, "told"), (0, False, "closed"), (-1, True, "refused")])
+def test_over_the_limit_of_the_process(places: int, speaks_http: bool, outcome: str) -> None:
+    """Where HTTP is spoken it is served, but marked, so that its request is refused in words; elsewhere, and when there are too many, it is closed."""
+    listening = Listening()
+    listening.runtime.gate = Gate(places)
+    (candidate,) = listening.runtime.candidates
+    listening.runtime.candidates = (Candidate(candidate.match, attrs.evolve(candidate.chain, speaks_http=speaks_http)),)
+    if outcome == "refused":
+        assert listening.runtime._build(Address("192.0.2.1", 5)) is None
+    else:
+        transport = listening.connect()
+        assert transport.aborted is (outcome == "closed")
+        assert outcome == "closed" or chain_of(transport).facts.over_limit is (outcome == "told")
+    assert listening.runtime.counters["over_limit"] == (outcome != "served")
 
 
 async def later(value: Any) -> Any:

@@ -252,6 +252,26 @@ def test_half_of_the_descriptors_are_not_for_clients(run: Run, monkeypatch: pyte
     run(scenario)
 
 
+def test_a_port_that_waits(run: Run) -> None:
+    """Connections stay in the kernel's queue, and are served when it goes on; a port that was stopped meanwhile stays so."""
+
+    async def scenario(reactor: Any) -> None:
+        server = Server(reactor)
+        server.port.set_accepting(False)
+        client = socket.create_connection(("127.0.0.1", server.address.port), 5)
+        await turns(reactor, 5)
+        assert server.wires == []
+        server.port.set_accepting(True)
+        await eventually(reactor, lambda: len(server.wires) == 1)
+        client.close()
+        server.port.set_accepting(False)
+        await server.port.stop()
+        server.port.set_accepting(True)
+        assert server.port not in reactor.getReaders()
+
+    run(scenario)
+
+
 def test_a_stopped_port_takes_nothing_up_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when it was waiting for descriptors; those whom the kernel had accepted are all served."""
     monkeypatch.setattr("sidecar.transport.port.SHORTAGE_PAUSE_SECONDS", 0.005)
