@@ -53,9 +53,10 @@ class Hinted(World):
         return lines.get(name)
 
 
-def test_the_callers_timeout() -> None:
-    """It takes the place of the route's, covers the whole answer, and does not go up."""
-    world = Hinted(timeout=10)
+@pytest.mark.parametrize("timeout", [10.0, None])
+def test_the_callers_timeout(timeout: float | None) -> None:
+    """It takes the place of the route's, written or not, covers the whole answer, and does not go up."""
+    world = Hinted(timeout=timeout)
     client, app = world.ask(x_envoy_upstream_rq_timeout_ms="1000")
     assert world.told(0, b"x-envoy-expected-rq-timeout-ms") == b"1000" and world.told(0, b"x-envoy-upstream-rq-timeout-ms") is None
     app.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
@@ -144,7 +145,7 @@ def test_retries_that_only_the_caller_asked_for(fields: dict[str, str], status: 
 def test_how_often() -> None:
     """The caller's number counts instead of the route's, up to the limit."""
     for number, attempts in (("0", 1), ("1", 2), ("5", 6), ("999", 20)):
-        world = Hinted(retry={"attempts": 3, "backoff": {}} if False else {"attempts": 3})
+        world = Hinted(retry={"attempts": 3})
         client, _ = world.ask(x_envoy_max_retries=number)
         for _ in range(25):
             if world.app.lost or client.written:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from sidecar import errors
 from sidecar.codec.h1.writer import ResponseWriter
 from sidecar.headers import Headers
+from sidecar.message import RequestHead
 from sidecar.proxy.replies import SENTENCE_LIMIT, error_reply, plugin_reply, text_reply
 from sidecar.testing import make_request
 from sidecar.verdicts import Reply
@@ -70,3 +72,84 @@ def test_plugin_cannot_frame_its_reply() -> None:
     fields = Headers.of([(b"Content-Length", b"99"), (b"Transfer-Encoding", b"chunked"), (b"Connection", b"x"), (b"X-A", b"b")])
     head, body = plugin_reply(Reply(200, fields, b"hi"), make_request())
     assert [name for name, _ in head.headers] == [b"x-a", b"content-length"] and head.headers.get(b"content-length") == b"2" and body == b"hi"
+
+
+# RFC 9209, section 2.3, and the registry that it began.
+REGISTERED = frozenset(
+    [
+        "dns_timeout",
+        "dns_error",
+        "destination_not_found",
+        "destination_unavailable",
+        "destination_ip_prohibited",
+        "destination_ip_unroutable",
+        "connection_refused",
+        "connection_terminated",
+        "connection_timeout",
+        "connection_read_timeout",
+        "connection_write_timeout",
+        "connection_limit_reached",
+        "tls_protocol_error",
+        "tls_certificate_error",
+        "tls_alert_received",
+        "http_request_error",
+        "http_request_denied",
+        "http_response_incomplete",
+        "http_response_header_section_size",
+        "http_response_header_size",
+        "http_response_body_size",
+        "http_response_trailer_section_size",
+        "http_response_trailer_size",
+        "http_response_transfer_coding",
+        "http_response_content_coding",
+        "http_response_timeout",
+        "http_upgrade_failed",
+        "http_protocol_error",
+        "proxy_internal_response",
+        "proxy_internal_error",
+        "proxy_configuration_error",
+        "proxy_loop_detected",
+    ]
+)
+CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.SidecarError) and each is not errors.ConfigError]
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)
+def test_proxy_status_of_every_error(error: type[errors.SidecarError]) -> None:
+    """A registered type, and our own code beside it; gRPC callers get it as well."""
+    for request in (None, RequestHead(b"POST", b"/", b"a", Headers.of([(b"content-type", b"application/grpc")]))):
+        head, _ = error_reply(error("why"), request)
+        told = (head.headers.get(b"proxy-status") or b"").decode()
+        found = re.fullmatch(r'sidecar; error=([a-z_]+); details="([a-z-]+)"', told)
+        assert found is not None, told
+        assert found[1] in REGISTERED and found[2] == error.code
+        assert found[1] != "proxy_internal_response" or error.side == "policy"
+
+
+FAULTS = {
+    "connect-failed": "connection_refused",
+    "connect-timeout": "connection_timeout",
+    "upstream-handshake-failed": "tls_protocol_error",
+    "upstream-closed": "connection_terminated",
+    "upstream-reset": "connection_terminated",
+    "upstream-stalled": "connection_write_timeout",
+    "upstream-protocol-error": "http_protocol_error",
+    "upstream-timeout": "http_response_timeout",
+    "stream-idle-timeout": "http_response_timeout",
+    "stream-duration-exceeded": "http_response_timeout",
+    "upstream-overflow": "connection_limit_reached",
+    "circuit-open": "destination_unavailable",
+    "no-healthy-endpoint": "destination_unavailable",
+    "no-route": "destination_not_found",
+    "bad-request": "http_request_error",
+    "denied": "http_request_denied",
+    "plugin-failed": "proxy_internal_error",
+}
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)
+def test_the_nearest_type(error: type[errors.SidecarError]) -> None:
+    """Of those that a caller meets most."""
+    head, _ = error_reply(error("why"))
+    if error.code in FAULTS:
+        assert f"error={FAULTS[error.code]};".encode() in (head.headers.get(b"proxy-status") or b"")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.errors import ConnectFailed
+from sidecar.errors import ConnectFailed, UpstreamClosed
 from sidecar.model import PoolLimits, RetryBudget
 from sidecar.proxy.exchange import Exchange
+from sidecar.verdicts import GiveUp, TryAgain
 from tests.memory import GET, OK, POST, UPGRADE, World, retry_rules
 
 BAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nbad"
@@ -121,6 +122,153 @@ def test_a_body_that_is_still_coming() -> None:
     second.receive(OK)
     assert client.take().startswith(b"HTTP/1.1 200 ")
     world.ended_once(200)
+
+
+class Asked:
+    """A policy that answers what it is told to, and keeps what it was asked."""
+
+    statuses = range(100, 1000)
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.facts: list[Any] = []
+
+    def decide(self, attempt: Any) -> Any:
+        self.facts.append(attempt)
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_policy_decides() -> None:
+    """It is told how each attempt ended, and how long to wait is its word."""
+    policy = Asked(TryAgain("I like it", 0.5), TryAgain("once more"), None)
+    world = Retried(policy=policy, attempts=5)
+    client, app = world.send(GET)
+    app.receive(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nX-A: b\r\n\r\n")
+    world.wait(0.4)
+    assert len(world.attempts) == 1
+    world.wait(0.15).lose()
+    world.wait().receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ") and len(world.attempts) == 3
+    first, second, third = policy.facts
+    assert (first.number, first.status, first.error, first.was_sent, first.endpoint) == (1, 404, None, True, "127.0.0.1:8080")
+    assert first.headers.get(b"x-a") == b"b" and first.trailers is None and first.remaining == pytest.approx(15) and first.elapsed == 0
+    assert (second.number, second.status, second.headers) == (2, 0, None) and isinstance(second.error, UpstreamClosed)
+    assert (third.number, third.status) == (3, 200) and third.elapsed > 0.5 and third.remaining < 14.5
+    assert [(each.outcome, each.why) for each in world.records[0].tries] == [
+        ("status 404", "I like it"),
+        ("upstream-closed", "once more"),
+        ("status 200", ""),
+    ]
+
+
+def test_trailers_only() -> None:
+    """A policy sees gRPC's status, and that head and trailers are one."""
+    policy = Asked()
+    world = Retried(policy=policy)
+    _, app = world.send(GET)
+    app.receive(b"HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n")
+    assert policy.facts[0].grpc_status == 14 and policy.facts[0].trailers is policy.facts[0].headers
+
+
+ODD: list[Any] = [RuntimeError("no"), "yes", True, TryAgain("x", -1.0), TryAgain("x", float("nan")), TryAgain("x", float("inf")), GiveUp("why not")]
+
+
+@pytest.mark.parametrize("answer", ODD)
+def test_a_policy_that_errs_has_said_no(answer: Any) -> None:
+    """It raises, or answers what is no verdict: the answer goes to the client, and the record says so."""
+    world = Retried(policy=Asked(answer))
+    client, app = world.send(GET)
+    app.receive(BAD)
+    world.wait()
+    assert client.take().startswith(b"HTTP/1.1 503 ") and len(world.attempts) == 1
+    assert world.records[0].notes and (world.route.retry.decide.account.failures == 1) is (type(answer) is not GiveUp)
+    world.ended_once(503)
+
+
+def test_no_policy_gets_around_safety() -> None:
+    """One that always wants more: a POST is sent once, a GET as often as configured, within time and budget."""
+    for head, settings, times in (
+        (POST + b"hello", {"attempts": 5}, 1),
+        (GET, {"attempts": 2}, 2),
+        (GET, {"attempts": 5, "budget": RetryBudget(budget_percent=0, min_retry_concurrency=0, max_saved=0)}, 1),
+        (PUT + b"hello", {"attempts": 5, "body_bytes": 4}, 1),
+    ):
+        world = Retried(policy=Asked(*[TryAgain("more", 0.01)] * 50), **settings)  # type: ignore[arg-type]
+        client, _ = world.send(head)
+        for _ in range(8):
+            if not world.app.lost and world.app.protocol.owner is not None:
+                world.app.receive(BAD)
+            world.wait()
+        assert len(world.attempts) == times and client.take().startswith(b"HTTP/1.1 503 ")
+        world.ended_once(503)
+    world = Retried(policy=Asked(TryAgain("later", 60.0)))
+    client, app = world.send(GET)
+    app.receive(BAD)
+    assert "leaves no time" in world.said() and client.take().startswith(b"HTTP/1.1 503 ")
+
+
+def test_what_a_refused_stream_is_worth() -> None:
+    """A POST that the other side did not begin with goes elsewhere, as Envoy's refused-stream."""
+    world = Retried(on=("refused-stream",))
+    client, _ = world.send(POST + b"hello")
+    error = UpstreamClosed("refused")
+    error.retry_safe = True
+    stream = world.exchanges[0].upstream
+    world.exchanges[0].response_failed(error)
+    stream.owner = None
+    second = world.wait()
+    assert second is world.attempts[1].transport and second.take().endswith(b"hello")
+    second.receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_date_in_retry_after() -> None:
+    """Waited for like seconds, by the application's own clock."""
+    world = Retried(retry_after_max=5)
+    _, app = world.send(GET)
+    app.receive(BAD.replace(b"\r\n\r\n", b"\r\nDate: Wed, 21 Oct 2015 07:28:00 GMT\r\nRetry-After: Wed, 21 Oct 2015 07:28:03 GMT\r\n\r\n"))
+    world.wait(2.9)
+    assert len(world.attempts) == 1
+    world.wait(0.2)
+    assert len(world.attempts) == 2
+
+
+def test_idle_time_for_one_attempt() -> None:
+    """Nothing comes: another attempt. An answer that began and stops is broken off."""
+    world = Retried(per_try_idle_timeout=1)
+    client, _ = world.send(GET)
+    world.clock.pump([0.1] * 12)
+    second = world.wait(0.1)
+    assert second is world.attempts[1].transport and world.connector.counters["per_try_timeouts"] == 1
+    second.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na")
+    for _ in range(3):
+        world.clock.pump([0.1] * 8)
+        assert not client.closing
+        second.receive(b"b")
+    assert client.take().endswith(b"abbb")
+    world.ended_once(200)
+    world = Retried(per_try_idle_timeout=1)
+    client, app = world.send(GET)
+    app.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na")
+    world.clock.pump([0.1] * 12)
+    assert client.closing and world.records[0].code == "upstream-timeout" and "per_try_idle_timeout" in world.records[0].detail
+    world.ended_once(200)
+
+
+def test_counters() -> None:
+    """What becomes of attempts is counted, for the cluster and for each endpoint."""
+    world = Retried(attempts=2)
+    for last in (OK, BAD):
+        client, app = world.send(GET)
+        app.receive(BAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        world.wait().receive(last.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert client.take()
+    counters = world.connector.counters
+    assert (counters["retries"], counters["retries_succeeded"], counters["retries_exhausted"], counters["retries_denied"]) == (2, 1, 1, 0)
+    assert [pool.retries for pool in world.connector.pools] == [2, 0, 0]
 
 
 def test_a_body_beyond_the_limit() -> None:
