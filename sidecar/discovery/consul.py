@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from msgspec import Meta, Struct
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from sidecar.address import Address
+from sidecar.discovery.asking import Asking
 from sidecar.discovery.files import read_token
-from sidecar.discovery.findings import Changed, Findings
+from sidecar.discovery.findings import Findings
 from sidecar.discovery.http import Fetched, FetchFailed, Server
 from sidecar.discovery.steps import in_turns
 from sidecar.interfaces import IDiscovery
@@ -32,7 +33,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024  # ten thousand instances have about 15 MiB
 
 
 @implementer(IDiscovery)
-class Consul:
+class Consul(Asking):
     """Asks a Consul agent. Made with `(config, context)`."""
 
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,31 +61,10 @@ class Consul:
             raise ValueError("expected the agent's HOST:PORT; UNIX sockets are not supported")
         self._config = config
         self._clock = context.clock
-        self._log = context.log
-        self._server = Server(context.reactor, f"{config.scheme}://{config.address}", config.ca_file)
+        findings = Findings(f"consul service {config.service} at {config.address}", context.clock, context.log)
+        super().__init__(findings, Server(context.reactor, f"{config.scheme}://{config.address}", config.ca_file), context.log)
         self._path = f"/v1/health/service/{quote(config.service, safe='')}"
         self._backoff = pace.Backoff(config.failure_refresh_rate.base, config.failure_refresh_rate.max, random.random)
-        self._findings = Findings(f"consul service {config.service} at {config.address}", context.clock, context.log)
-        self._running: Deferred[None] | None = None
-
-    def watch(self, changed: Changed) -> Deferred[None]:
-        """See `IDiscovery`."""
-        first = self._findings.begin(changed)
-        self._running = ensureDeferred(self._run())
-        self._running.addErrback(lambda failure: failure.trap(CancelledError))
-        self._running.addErrback(lambda failure: self._log.failure("watching {source} ended", failure, source=self._findings.source))
-        return first
-
-    def stop(self) -> None:
-        """See `IDiscovery`. The query that waits is ended."""
-        self._findings.stop()
-        if self._running is not None:
-            self._running.cancel()
-        self._server.close()
-
-    def snapshot(self) -> dict[str, Any]:
-        """See `IDiscovery`."""
-        return self._findings.snapshot()
 
     async def _run(self) -> None:
         index = 0

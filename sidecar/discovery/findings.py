@@ -84,5 +84,6 @@ class Findings:
 
     def _remark(self, sentence: str) -> None:
         if sentence and sentence != self.last_error:
-            self._log.warn("{source}: {error}", source=self.source, error=sentence)
+            # A file's sentences begin with its name.
+            self._log.warn("{error}", error=sentence if sentence.startswith(self.source) else f"{self.source}: {sentence}")
         self.last_error = sentence

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from msgspec import Meta, Struct
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from sidecar.discovery.asking import Asking
 from sidecar.discovery.files import read_bounded, read_token
-from sidecar.discovery.findings import Changed, Findings
+from sidecar.discovery.findings import Findings
 from sidecar.discovery.http import Fetched, FetchFailed, Server
 from sidecar.discovery.steps import in_turns
 from sidecar.interfaces import IDiscovery
@@ -41,18 +42,20 @@ class _Gone(Exception):
 
 
 @implementer(IDiscovery)
-class Kubernetes:
+class Kubernetes(Asking):
     """Asks a Kubernetes API server. Made with `(config, context)`."""
 
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`service`, `namespace` (ours by default). `port`: the name or number of one of its ports; unset for the only one. `selector`: instead of the label
-        that names the service. `server`, `token_file`, `ca_file`: by default those that every pod is given; `token_file` is read for each request."""
+        that names the service. `region`: of the endpoints' localities, ours by default. `server`, `token_file`, `ca_file`: by default those that every pod is
+        given; `token_file` is read for each request."""
 
         service: Annotated[str, Meta(min_length=1, max_length=253)]
         namespace: str | None = None
         port: int | str | None = None
         selector: str | None = None
         address_type: AddressFamily = "auto"
+        region: str | None = None
         server: str | None = None
         token_file: Path | None = None
         ca_file: Path | None = None
@@ -63,37 +66,18 @@ class Kubernetes:
         if not base.startswith(("https://", "http://")):
             raise ValueError(f"expected `server` to be http://HOST:PORT or https://HOST:PORT, got {base!r}")
         self._clock = context.clock
-        self._log = context.log
         self._token_file = config.token_file or (account / "token" if config.server is None else None)
         ca_file = config.ca_file or (account / "ca.crt" if config.server is None else None)
-        self._server = Server(context.reactor, base, ca_file)
         namespace = config.namespace or _own_namespace(account) or context.node.namespace
+        findings = Findings(f"kubernetes service {config.service}.{namespace}", context.clock, context.log)
+        super().__init__(findings, Server(context.reactor, base, ca_file), context.log)
         self._path = f"/apis/discovery.k8s.io/v1/namespaces/{quote(namespace, safe='')}/endpointslices"
         self._selector = config.selector or f"kubernetes.io/service-name={config.service}"
-        self._slices = Slices(config.port, config.address_type)
+        own = context.node.locality
+        region = config.region if config.region is not None else own.region if own is not None else ""
+        self._slices = Slices(config.port, config.address_type, region)
         self._backoff = pace.Backoff(config.failure_refresh_rate.base, config.failure_refresh_rate.max, random.random)
-        self._findings = Findings(f"kubernetes service {config.service}.{namespace}", context.clock, context.log)
-        self._running: Deferred[None] | None = None
         self._version = ""
-
-    def watch(self, changed: Changed) -> Deferred[None]:
-        """See `IDiscovery`."""
-        first = self._findings.begin(changed)
-        self._running = ensureDeferred(self._run())
-        self._running.addErrback(lambda failure: failure.trap(CancelledError))
-        self._running.addErrback(lambda failure: self._log.failure("watching {source} ended", failure, source=self._findings.source))
-        return first
-
-    def stop(self) -> None:
-        """See `IDiscovery`. The watch is ended."""
-        self._findings.stop()
-        if self._running is not None:
-            self._running.cancel()
-        self._server.close()
-
-    def snapshot(self) -> dict[str, Any]:
-        """See `IDiscovery`."""
-        return self._findings.snapshot()
 
     # -- list, then watch --------------------------------------------------------------------------------------------------------------------
 

@@ -145,11 +145,12 @@ class _Found:
 
 
 class Slices:
-    """The slices of one service, and the endpoints that they make. `port`: its name or number; None for the only one."""
+    """The slices of one service, and the endpoints that they make. `port`: its name or number; None for the only one. `region`: what slices do not tell."""
 
-    def __init__(self, port: str | int | None, family: AddressFamily) -> None:
+    def __init__(self, port: str | int | None, family: AddressFamily, region: str = "") -> None:
         self._port = port
         self._family = family
+        self._region = region
         self._found: dict[str, tuple[str, list[_Found]]] = {}
         # A sentence for each slice of which something could not be used.
         self.problems: dict[str, str] = {}
@@ -212,7 +213,7 @@ class Slices:
         for piece in sliced(each.endpoints):
             for endpoint in piece:
                 try:
-                    made = _converted(endpoint, port)
+                    made = _converted(endpoint, port, self._region)
                 except ValueError as error:
                     problems[each.metadata.name] = f"slice {each.metadata.name}: {error}"
                 else:
@@ -233,7 +234,7 @@ class Slices:
         raise ValueError(f"expected {wanted}; slice {each.metadata.name} has: {listed}")
 
 
-def _converted(endpoint: _Endpoint, port: int) -> _Found | None:
+def _converted(endpoint: _Endpoint, port: int, region: str) -> _Found | None:
     """None for one that gets no requests: not ready, and not ending in good order either."""
     conditions = endpoint.conditions or _Conditions()
     is_ending = bool(conditions.terminating)
@@ -245,7 +246,7 @@ def _converted(endpoint: _Endpoint, port: int) -> _Found | None:
     metadata = {key: value for key, value in (("pod", pod), ("node", endpoint.node)) if value}
     made = Endpoint(
         address=make_address(endpoint.addresses[0], port),  # the others mean the same; "EndpointSlice" says that clients use the first
-        locality=None if not endpoint.zone else Locality(zone=endpoint.zone),
+        locality=None if not endpoint.zone else Locality(region=region, zone=endpoint.zone),
         metadata=metadata,
         hostname=endpoint.hostname or pod,
     )

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from sidecar.discovery import kubernetes
 from sidecar.discovery.kubernetes import Kubernetes
 from sidecar.interfaces import IDiscovery
-from sidecar.model import Backoff, Node
+from sidecar.model import Backoff, Locality, Node
 from sidecar.testing import FakeContext
 from tests.discovery.api_server import API, Asked
 from tests.discovery.watching import Told, run, until
@@ -273,9 +273,10 @@ def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_outside_of_a_pod(tmp_path: Path) -> None:
     """The namespace is ours, and a server has to be named."""
-    context = FakeContext(node=Node(namespace="market"))
+    context = FakeContext(node=Node(namespace="market", locality=Locality(region="eu")))
     made = Kubernetes(Kubernetes.Config(service="pay", server="https://10.0.0.1:6443"), context, {}, tmp_path)
     assert made.snapshot()["source"] == "kubernetes service pay.market"
+    assert made._slices._region == "eu"
     for config, words in (
         (Kubernetes.Config(service="pay"), "KUBERNETES_SERVICE_HOST is not set"),
         (Kubernetes.Config(service="p", server="x:1"), "http://HOST:PORT"),

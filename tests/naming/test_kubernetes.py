@@ -91,6 +91,13 @@ def test_conditions(conditions: dict[str, bool], health: str) -> None:
     assert found.get("10.0.0.2", "") == health
 
 
+def test_regions() -> None:
+    """Slices tell zones alone; the region is the one that is given."""
+    known = Slices(None, "auto", "eu")
+    at_once(known.replaced([msgspec.convert(one("a", {**at("10.0.0.1"), "zone": "eu-1a"}, at("10.0.0.2")), Slice)]))
+    assert [each.locality for each in known.endpoints()] == [Locality(region="eu", zone="eu-1a"), None]
+
+
 def test_when_all_are_leaving() -> None:
     """They serve until they are gone, as with Kubernetes' own proxy."""
     assert shown(made(one("a", at("10.0.0.1", ready=False, serving=True, terminating=True)))) == [("10.0.0.1", "healthy")]
