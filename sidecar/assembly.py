@@ -90,7 +90,7 @@ class Sidecar:
         self.state = "starting"
         self.started_at = reactor.seconds()
         self.overload = OverloadWatch(config.overload, reactor, self.https, self.listeners, self.registry, lambda: self.state == "draining")
-        self.health = HealthChecks(reactor, self.wheel.timer, self._plugin, self._context)
+        self.health = HealthChecks(reactor, self.wheel.timer, self._plugin, self._context, sum(len(each.health_checks) for each in config.clusters))
         self.health.register_metrics(self.registry)
         register_runtime_metrics(self)
         register_h2_metrics(self.registry.gauge_function, lambda: self.h2_chains, "downstream", "chain")

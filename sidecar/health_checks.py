@@ -15,13 +15,18 @@ from sidecar.export.lines import LineWriter
 from sidecar.http2 import multiplex
 from sidecar.model import Cluster, HealthCheck, PluginRef
 from sidecar.telemetry.metrics import Registry
+from sidecar.transport.descriptors import client_descriptors
 from sidecar.upstream.pool import Connector
-from sidecar.upstream.probe import ProbeConnector, for_probes
+from sidecar.upstream.probe import KEPT_CONNECTIONS, ProbeConnector, for_probes
 from sidecar.upstream.probing import Checker, ClusterChecks
+
+# For each connection that all probes together may keep, so many of clients.
+CLIENTS_PER_PROBE = 4
 
 
 class HealthChecks:
-    """The checks of all clusters. `plugin_of(ref, where)`: the plugin and its account; `context_of(name)`: a plugin's context, for the event log."""
+    """The checks of all clusters. `plugin_of(ref, where)`: the plugin and its account; `context_of(name)`: a plugin's context, for the event log.
+    `count`: how many checks there are."""
 
     def __init__(
         self,
@@ -29,12 +34,15 @@ class HealthChecks:
         timer: Callable[[Callable[[], object]], Any],
         plugin_of: Callable[[PluginRef, str], tuple[Any, Any]],
         context_of: Callable[[str], Any],
+        count: int,
     ) -> None:
         self.clusters: list[ClusterChecks] = []
         self._reactor = reactor
         self._timer = timer
         self._plugin_of = plugin_of
         self._context_of = context_of
+        # Descriptors are there for clients and for requests first.
+        self._kept = min(KEPT_CONNECTIONS, client_descriptors() // (CLIENTS_PER_PROBE * max(1, count)))
         self._dice = Random().random
         self._logs: dict[str, LineWriter] = {}
 
@@ -47,9 +55,9 @@ class HealthChecks:
 
     def _checker(self, cluster: Cluster, check: HealthCheck, connector: Connector, security: Any, dial: Callable[[Cluster], Callable[..., Any]]) -> Checker:
         plugin, account = self._plugin_of(check.check, f"cluster {cluster.name}")
-        probed = for_probes(cluster, check)
+        probed = for_probes(cluster, check, self._kept)
         seconds = self._reactor.seconds
-        probes = ProbeConnector(probed, check.port, dial(probed), seconds, self._timer, security)
+        probes = ProbeConnector(probed, check.port, self._kept, dial(probed), seconds, self._timer, security)
         multiplex(probes, probed, self._reactor, self._timer)
         counters = connector.counters
         return Checker(

@@ -30,7 +30,7 @@ class World:
         self.clock.rightNow = 1_000_000_000.0
         self.wheel = TimerWheel(self.clock)
         self.attempts: list[Attempt] = []
-        self.health = HealthChecks(self.clock, self.wheel.timer, self._plugin, FakeContext)
+        self.health = HealthChecks(self.clock, self.wheel.timer, self._plugin, FakeContext, 1)
         self.registry = Registry()
         self.health.register_metrics(self.registry)
         ref = PluginRef(kind="health-check", name="tcp")

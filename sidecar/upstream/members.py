@@ -84,7 +84,7 @@ class Members:
         is_changed = (pool.check_failure is None) != is_healthy
         pool.check_failure = failure
         if is_changed:
-            _log.info(
+            (_log.info if is_healthy else _log.warn)(
                 "{cluster}: {endpoint} {what}",
                 cluster=self._cluster.name,
                 endpoint=pool.text,

@@ -26,7 +26,8 @@ from sidecar.upstream.pool import Connector
 from sidecar.upstream.raw import RawConnection
 from sidecar.upstream.secure import UpstreamSecurity
 
-# Connections kept for probes of one cluster: one for each endpoint of the largest cluster that is planned for. Beyond it the longest idle ones make room.
+# Connections kept for probes of one check: one for each endpoint of the largest cluster that is planned for, unless descriptors are scarcer. Beyond it each
+# probe makes its own.
 KEPT_CONNECTIONS = 10_000
 # A kept connection is closed when it was not used for so many intervals; then its endpoint is asked over a new one.
 KEPT_INTERVALS = 2.0
@@ -46,12 +47,12 @@ class _NoBalancer:
         return None
 
 
-def for_probes(cluster: Cluster, check: HealthCheck) -> Cluster:
-    """The cluster as its probes use it: same way, no limits meant for traffic, and no judgement."""
+def for_probes(cluster: Cluster, check: HealthCheck, kept: int = KEPT_CONNECTIONS) -> Cluster:
+    """The cluster as its probes use it: same way, no limits meant for traffic, and no judgement. `kept`: connections between probes."""
     reuses = check.reuse_connection
     longest = max(check.interval, check.unhealthy_interval or 0.0, check.no_traffic_interval, check.no_traffic_healthy_interval or 0.0)
     pool = PoolLimits(
-        max_connections=KEPT_CONNECTIONS,
+        max_connections=kept + check.max_concurrent,
         max_idle=1 if reuses else 0,
         max_pending=check.max_concurrent + 1,
         max_requests=0 if reuses else 1,
@@ -63,12 +64,13 @@ def for_probes(cluster: Cluster, check: HealthCheck) -> Cluster:
 
 
 class ProbeConnector(Connector):
-    """See the module. `cluster`: what `for_probes` gives. `port`: the check's own, or None. The rest as for `Connector`."""
+    """See the module. `cluster`: what `for_probes` gives. `port`: the check's own, or None. `kept`: connections between probes. The rest as for `Connector`."""
 
     def __init__(
         self,
         cluster: Cluster,
         port: int | None,
+        kept: int,
         connect: Callable[[Address, Any, Any], Any],
         seconds: Callable[[], float],
         timer: Callable[[Callable[[], None]], Any],
@@ -76,6 +78,7 @@ class ProbeConnector(Connector):
     ) -> None:
         super().__init__(cluster, _NoBalancer(), connect, seconds, timer, security)
         self._port = port
+        self._kept = kept
 
     def report(self, error: UpstreamError | None) -> None:
         """The check's own log says it, once for each change."""
@@ -95,6 +98,13 @@ class ProbeConnector(Connector):
     def dial_at(self, asked: EndpointPool, side: Any) -> RawConnection:
         """A connection to this endpoint for opaque octets; see `Connector.dial`."""
         return self._dial_to(asked, side)
+
+    def rest(self, asked: EndpointPool) -> None:
+        """A probe of this endpoint is over. Who comes when enough connections are kept makes a new one each time: to close another's instead would in the end
+        leave nobody's for its next probe.
+        """
+        if self.connections > self._kept:
+            self.drop(asked)
 
     def drop(self, asked: EndpointPool) -> None:
         """Keep no connection to this endpoint: it did not answer on the one there is."""

@@ -238,6 +238,7 @@ class Checker:
 
     def _ended(self, turn: Turn, problem: Unwell | None) -> None:
         self.running -= 1
+        self.connector.rest(turn.asked)
         state, settings, now = turn.state, self.settings, self._seconds()
         is_first = state.state is UNCHECKED
         if problem is None:
@@ -354,7 +355,7 @@ class ClusterChecks:
             self._unchecked.discard(pool)
             if not is_healthy and pool.check_failure is not None:
                 # For the connector nothing changes: it is not in use.
-                _log.info("{cluster}: {endpoint} fails its first health check: {reason}", cluster=self.name, endpoint=pool.text, reason=reason)
+                _log.warn("{cluster}: {endpoint} fails its first health check: {reason}", cluster=self.name, endpoint=pool.text, reason=reason)
         if not is_healthy or pool.check_failure is not None or all(state.succeeded_last for _, state in states):
             # A failure below the threshold leaves the state as it is, but it is no success, which would end an ejection.
             self._connector.set_checked(pool, is_healthy, reason)

@@ -66,8 +66,8 @@ class World:
     """A cluster with endpoints at ports 1, 2, ... under checks. `attempts`: connections that probes asked for."""
 
     def __init__(
-        self, *plugins: Any, endpoints: int = 1, protocol: str = "h1", fail_open: bool = False, warmed: bool = True, cluster: dict[str, Any] | None = None,
-        **settings: Any,
+        self, *plugins: Any, endpoints: int = 1, protocol: str = "h1", fail_open: bool = False, warmed: bool = True, kept: int = 100,
+        cluster: dict[str, Any] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.clock = Clock()
         self.clock.advance(1000.0)
@@ -76,6 +76,7 @@ class World:
         self.attempts: list[Attempt] = []
         self.events: list[dict[str, Any]] = []
         self.dice = 1.0
+        self.kept = kept
         self.balancer = FirstUntried()
         check = {"interval": 10.0, "interval_jitter_percent": 0, "no_traffic_interval": 10.0, **settings}
         checks = tuple(HealthCheck(check=PluginRef(kind="health-check", name=f"check{number}"), **check) for number, _ in enumerate(self.plugins))
@@ -94,9 +95,9 @@ class World:
             self.checks.warmed()
 
     def _checker(self, check: HealthCheck, plugin: Any, account: Account) -> Checker:
-        probed = for_probes(self.cluster, check)
+        probed = for_probes(self.cluster, check, self.kept)
         seconds, timer = self.clock.seconds, self.wheel.timer
-        probes = ProbeConnector(probed, check.port, self._connect, seconds, timer, None)
+        probes = ProbeConnector(probed, check.port, self.kept, self._connect, seconds, timer, None)
         if probed.protocol == "h2":
             probes.multiplexer = Multiplexer(probes, HTTP2Options(), H2Limits(), seconds, timer, self._later, False)
         counters = self.connector.counters
@@ -490,6 +491,26 @@ def test_connections_are_kept() -> None:
     assert world.attempts[0].transport.closing or world.attempts[0].transport.lost
     world.walk(10.1)
     assert len(world.attempts) == 2
+
+
+@pytest.mark.parametrize("protocol", ["h1", "h2"])
+def test_no_more_connections_are_kept_than_there_may_be(protocol: str) -> None:
+    """Those that are kept stay; who comes later makes a new one each time."""
+    world = World(http(), endpoints=3, kept=2, max_concurrent=1, protocol=protocol)
+    transports = []
+    for number in range(3):
+        attempt = world.attempts[number]
+        if protocol == "h1":
+            transports.append(attempt.succeed())
+            transports[-1].receive(OK)
+        else:
+            server = H2Server(world)
+            server.answer(200, [])
+            transports.append(server.transport)
+    world.turn()
+    assert world.used == [1, 2, 3]
+    assert [transport.closing for transport in transports] == [False, False, True]
+    assert world.checkers[0].connector.connections == 2
 
 
 def test_a_port_of_its_own() -> None:
