@@ -19,7 +19,7 @@ class Health:
     """One endpoint's state. `ejected_until`: seconds, 0.0 while it is in use. `times`: ejections not yet forgiven. `returned_at`: end of the last
     ejection. `reason`: of the last one."""
 
-    __slots__ = ("ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "name", "reason", "requests", "returned_at", "times")
+    __slots__ = ("ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "is_watched", "name", "reason", "requests", "returned_at", "times")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,6 +33,8 @@ class Health:
         self.times = 0
         self.ejections = 0
         self.reason = ""
+        # Does its cluster still have it?
+        self.is_watched = False
 
     @property
     def is_ejected(self) -> bool:
@@ -66,16 +68,23 @@ class OutlierJudge:
         self._dice = dice
         self._ejected = ejected
         self.next_interval = now + settings.interval
+        self.healths: Sequence[Health] = ()
         self.watch(healths)
 
     def watch(self, healths: Sequence[Health]) -> None:
-        """These are the endpoints from now on."""
+        """These are the endpoints from now on. What comes in late of others says nothing any more."""
+        for health in self.healths:
+            health.is_watched = False
+        for health in healths:
+            health.is_watched = True
         self.healths = healths
         # How many are ejected: asked at each failure.
         self._out = sum(health.is_ejected for health in healths)
 
     def observe(self, health: Health, status: int, now: float) -> bool:
         """An attempt at this endpoint ended with `status` (503 for a connection that failed or broke, 504 for no answer in time). Was it ejected for it?"""
+        if not health.is_watched:
+            return False
         health.requests += 1
         if status < 500:
             health.in_row = health.gateway_in_row = 0
@@ -122,7 +131,7 @@ class OutlierJudge:
         health.ejected_until = 0.0
         health.returned_at = now
         health.in_row = health.gateway_in_row = 0
-        self._out -= 1
+        self._out -= health.is_watched
 
     def next_change(self) -> float:
         """When `sweep` is to be called next, seconds."""

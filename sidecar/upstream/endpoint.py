@@ -20,7 +20,7 @@ class EndpointPool:
 
     __slots__ = (
         "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed",
-        "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
+        "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -49,6 +49,8 @@ class EndpointPool:
         self.check_failure: str | None = None
         # Since when it is well, seconds, where new ones start slowly; None: it is not.
         self.used_since: float | None = None
+        # Does its share grow little by little when it becomes well, where new ones start slowly?
+        self.is_new = True
         # No connection is kept: it left the cluster, or everything stops.
         self.is_closed = False
 

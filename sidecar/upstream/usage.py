@@ -68,6 +68,7 @@ class Usage:
         self._groups: dict[_Key, _Group] = {}
         self._observers: dict[Any, list[Observe]] = {}
         self._has_begun = False
+        self._has_met = False  # any endpoint
         self._timer = None if cluster.slow_start_config is None else timer(changed)
         config = cluster.lb_subset_config
         self._default_subset: Match | None = None
@@ -113,13 +114,16 @@ class Usage:
             return
         now = self._seconds()
         is_warming = False
-        # Those that were there first have nobody to spare them, and are as cold as each other.
-        since = now if any(pool.used_since is not None for pool in pools) else -inf
+        is_first, self._has_met = bool(pools) and not self._has_met, self._has_met or bool(pools)
         for pool in pools:
+            if is_first:
+                # Those that were there first have nobody to spare them, whenever their first health check passes.
+                pool.is_new = False
             if not is_well(pool):
                 pool.used_since = None
+                pool.is_new |= pool.requests > 0
             elif pool.used_since is None:
-                pool.used_since = since
+                pool.used_since = now if pool.is_new else -inf
             age = inf if pool.used_since is None else now - pool.used_since
             pool.weight = slow_start.weight_at(settings, pool.configured.weight, age)
             is_warming |= age < settings.slow_start_window

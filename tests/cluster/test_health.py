@@ -158,3 +158,18 @@ def test_always_within_the_share_and_always_back(events: list[tuple[int, int, fl
         assert len(judged.out) == 0 or 100 * (len(judged.out) - 1) < share * 4
     judged.walk(310)
     assert judged.out == []
+
+
+def test_who_left_is_not_judged() -> None:
+    """What comes late of it counts for nothing, and who comes back is as it was."""
+    judged = Judged(3, max_ejection_percent=50, consecutive_5xx=1)
+    left, *stay = judged.healths
+    judged.see(503)
+    judged.judge.watch(stay)
+    assert judged.see(503, 503) == [False, False] and left.requests == 1
+    judged.judge.forgive(left, judged.now)
+    left.ejected_until = 500.0
+    assert judged.see(503, at=1) == [True] and judged.see(503, at=2) == [False]
+    judged.judge.watch([left, *stay])
+    assert judged.see(503, at=2) == [False] and judged.walk(1000) and judged.out == []
+    assert judged.see(503, at=2) == [True]

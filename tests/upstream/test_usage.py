@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from sidecar.cluster.hashing import hash64
 from sidecar.cluster.least_request import LeastRequest
 from sidecar.cluster.maglev import Maglev
 from sidecar.cluster.peak_ewma import PeakEWMA
@@ -127,6 +128,7 @@ def test_slow_start(balancer: Any) -> None:
     spread.walk(11.0)
     assert spread.shares() == near({0: 0.5, 1: 0.5})
     assert spread.clock.getDelayedCalls() == []
+    spread.pool(0).requests = 1
     spread.connector.set_checked(spread.pool(0), False, "503")
     spread.connector.set_checked(spread.pool(0), True, "")
     assert spread.shares() == near({0: 0.1 / 1.1, 1: 1 / 1.1})
@@ -137,6 +139,20 @@ def test_slow_start_of_a_cluster_that_begins_empty() -> None:
     spread = Spread(slow_start_config=SlowStart(slow_start_window=20.0))
     spread.connector.set_endpoints(at(0, 1))
     assert {pool.weight for pool in spread.connector.pools} == {100}
+    spread.connector.stop()
+
+
+def test_slow_start_of_those_whose_first_check_passes_later() -> None:
+    """The endpoints of the start are as cold as each other, whenever their first check passes; those that come later are not spared by that."""
+    spread = Spread(*at(0, 1, 2), slow_start_config=SlowStart(slow_start_window=20.0), healthy_panic_threshold=0)
+    for port in (0, 1, 2):
+        spread.connector.set_checked(spread.pool(port), False, "not checked yet")
+    for port in (1, 0):
+        spread.walk(1)
+        spread.connector.set_checked(spread.pool(port), True, "")
+    assert spread.shares() == near({0: 0.5, 1: 0.5})
+    spread.connector.set_endpoints(at(0, 1, 2, 3))
+    assert spread.shares() == near({0: 1 / 2.1, 1: 1 / 2.1, 3: 0.1 / 2.1})
     spread.connector.stop()
 
 
@@ -301,3 +317,29 @@ def test_no_endpoint_at_all() -> None:
 
     spread.connector.open(Owner(), (), False)
     assert type(told[0]) is NoHealthyEndpoint and "has no endpoints" in told[0].sentence
+
+
+class Keyed:
+    """An exchange with a key."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+    def hash_key(self) -> int:
+        return self.key
+
+
+@pytest.mark.parametrize("balancer", [RingHash, Maglev])
+@pytest.mark.parametrize("settings", [{}, {"locality_lb": LocalityLB(mode="weighted")}])
+def test_keys_stay_when_an_endpoint_leaves(balancer: Any, settings: dict[str, Any]) -> None:
+    """Only those of the one that left move (with Maglev a few more), also where its locality is one of several."""
+    zones = [Locality(region="eu", zone=zone) for zone in "ab"]
+    endpoints = [at(number, locality=zones[number % 2])[0] for number in range(20)]
+    spread = Spread(*endpoints, balancer=balancer, **settings)
+    keys = [Keyed(hash64(b"%d" % number)) for number in range(2000)]
+    before = [spread.connector.pick(key, ()) for key in keys]
+    gone = spread.pool(7)
+    spread.connector.set_endpoints([each for each in endpoints if each.address != gone.address])
+    moved = [old for old, key in zip(before, keys, strict=True) if spread.connector.pick(key, ()) is not old]
+    assert gone in moved and len(moved) < len(keys) * 0.10
+    assert balancer is Maglev or set(moved) == {gone}
