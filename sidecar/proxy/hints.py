@@ -26,7 +26,7 @@ RETRIABLE_HEADERS = b"x-envoy-retriable-header-names"
 ATTEMPT_COUNT = b"x-envoy-attempt-count"
 GRPC_TIMEOUT = b"grpc-timeout"
 # Fields that are for this hop: they end here when they are honoured or dropped.
-OURS = (TIMEOUT, PER_TRY_TIMEOUT, EXPECTED, RETRY_ON, RETRY_GRPC_ON, MAX_RETRIES, RETRIABLE_STATUSES, RETRIABLE_HEADERS, ATTEMPT_COUNT)
+OURS = frozenset((TIMEOUT, PER_TRY_TIMEOUT, EXPECTED, RETRY_ON, RETRY_GRPC_ON, MAX_RETRIES, RETRIABLE_STATUSES, RETRIABLE_HEADERS, ATTEMPT_COUNT))
 NAMES_LIMIT = 16  # of fields in x-envoy-retriable-header-names that are looked at: each is a test of every answer
 
 
@@ -114,9 +114,8 @@ class Hints:
         headers = exchange.request.headers
         if self._honors:
             self._ask_retries(exchange, headers)
-        for name in OURS:
-            if name in headers:
-                headers.remove(name)
+        if not OURS.isdisjoint([each[0] for each in headers.fields]):
+            headers.fields = [each for each in headers.fields if each[0] not in OURS]
 
     def _ask_retries(self, exchange: Any, headers: Headers) -> None:
         times = exchange._times
@@ -183,7 +182,7 @@ def _set(headers: Headers, name: bytes, value: bytes) -> None:
     if name in headers:
         headers.set(name, value)
     else:
-        headers.fields.append(field(name, value))
+        headers.fields.append((name, value, b"%b: %b\r\n" % (name, value)))
 
 
 @lru_cache(maxsize=64)

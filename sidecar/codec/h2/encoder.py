@@ -26,7 +26,10 @@ _SHORT_COOKIE_OCTETS = 20
 
 # Different for each message as a rule: not even worth remembering as seen.
 _FLEETING = frozenset(
-    (b"traceparent", b"tracestate", b"x-request-id", b"x-b3-traceid", b"x-b3-spanid", b"b3", b"content-length", b"date", b"etag", b"grpc-timeout", b"age")
+    (
+        *(b"traceparent", b"tracestate", b"x-request-id", b"x-b3-traceid", b"x-b3-spanid", b"b3", b"content-length", b"date", b"etag", b"age"),
+        *(b"grpc-timeout", b"x-envoy-expected-rq-timeout-ms"),
+    )
 )
 
 # RFC 9113, section 8.2.2, and Host, which is :authority here.
