@@ -375,6 +375,8 @@ class RetryWay(PluginCalls):
         self._connector.counters["per_try_timeouts"] += 1
         if endpoint is not None:
             endpoint.per_try_timeouts += 1
+            # It may have had no stream yet, and the record would name the one before.
+            self.endpoint, self.endpoint_text = endpoint.address, endpoint.text
         if self.upstream is not None:
             self._observe(504)
         if self.gets_company():

@@ -307,6 +307,21 @@ def test_time_for_one_attempt() -> None:
     assert len(world.route.retry.spare_timers) == 1
 
 
+def test_no_connection_in_the_time_for_one_attempt() -> None:
+    """The endpoint that it waited for is the one that is named, and not tried again."""
+    world = Retried(per_try_timeout=1, auto=False)
+    client = world.client()
+    client.receive(GET)
+    world.attempts[0].succeed()
+    for _ in range(2):
+        world.clock.pump([0.1] * 12)
+        world.wait()
+    world.attempts[2].succeed().receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ") and world.ports == [8080, 8081, 8082]
+    assert [f"from 127.0.0.1:{port};" in line for port, line in zip((8080, 8081), world.said().splitlines(), strict=True)] == [True, True]
+    world.ended_once(200)
+
+
 def test_a_slow_body_is_no_slow_answer() -> None:
     """The time for one attempt ends with the answer's head, and begins with the request's end."""
     world = Retried(per_try_timeout=1)
