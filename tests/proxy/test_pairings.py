@@ -5,6 +5,7 @@ Whatever happens, each exchange ends once, and no stream, pause or credit is lef
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ from hypothesis import given, settings, strategies as st
 
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.frames import CANCEL, INTERNAL_ERROR, LARGEST_STREAM_ID, NO_ERROR, REFUSED_STREAM
+from sidecar.codec.h2.streams import Stream
 from sidecar.headers import Headers
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.grpc_call import GRPCCall
 from sidecar.upstream.h2 import H2ClientConnection
+from sidecar.upstream.h2_stream import H2ClientStream
 from tests.memory import MemoryTransport, World
 from tests.memory_h2 import H2App, H2Client, multiplexed, request, response
 
@@ -135,9 +140,11 @@ class Apps1:
     def __init__(self, world: World) -> None:
         self.world = world
         self.headed: set[int] = set()
+        self.past = 0  # exchanges before the first of `attempts`
 
     def transport(self, number: int) -> MemoryTransport | None:
         attempts = [each for each in self.world.attempts if each.transport is not None and each.transport.written]
+        number -= self.past
         return attempts[number].transport if number < len(attempts) else None
 
     def head(self, number: int) -> None:
@@ -451,3 +458,43 @@ def test_anything_in_any_order(down: str, up: str, steps: list[tuple[str, int, i
     pair.nothing_is_left()
     assert len(pair.world.exchanges) <= pair.begun
     assert all(isinstance(each.status, int) for each in pair.world.records)
+
+
+KEPT = (Exchange, Stream, H2ClientStream, GRPCCall)
+
+
+def alive() -> int:
+    gc.collect()
+    return sum(isinstance(each, KEPT) for each in gc.get_objects())
+
+
+def test_a_storm_leaves_nothing(pair: Pair) -> None:
+    """Exchanges that break in each way there is, on connections that stay where they can: what is alive afterwards does not grow with their number."""
+    before = alive()
+    for number in range(60):
+        pair.begin()
+        pair.clients.data(number, b"x" * 300)
+        pair.go_on()
+        if number % 4 == 0:
+            pair.clients.reset(number)
+        elif number % 4 == 1:
+            pair.apps.reset(number)
+        else:
+            pair.apps.head(number)
+            pair.apps.data(number, b"y" * 300)
+            pair.go_on()
+            if number % 4 == 2:
+                pair.apps.reset(number)
+            else:
+                pair.clients.end(number)
+                pair.apps.end(number)
+        pair.go_on()
+        if isinstance(pair.apps, Apps1):
+            pair.world.attempts.clear()  # a connection each; those that are lost are in nobody's way
+            pair.apps.headed.clear()
+            pair.apps.past = number + 1
+    assert len(pair.world.records) == 60
+    for kept in (pair.world.exchanges, pair.world.observed, pair.world.records, pair.world.dones.records):
+        kept.clear()
+    # A finished stream object of the last exchange may wait for the next one.
+    assert alive() - before < 20

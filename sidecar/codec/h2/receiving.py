@@ -67,6 +67,7 @@ COUNTERS = (
     "streams_ignored",
     "heads_too_large",
     "heads_malformed",
+    "endless_heads",
     "empty_data",
     "pings",
     "settings",
@@ -152,6 +153,7 @@ class ReceivingHalf(SendingHalf):
         self._block_octets += len(payload)
         # The block could not be skipped without losing the table, so the connection is lost.
         if self._block_frames > self.limits.continuation_frames or self._block_octets > self.limits.header_list_octets:
+            self.counters["endless_heads"] += 1
             self.counters["floods"] += 1
             raise Violation(ENHANCE_YOUR_CALM, "a head in too many CONTINUATION frames")
         if flags & END_HEADERS:
