@@ -98,7 +98,7 @@ async def measure(reactor: Any, count: int) -> None:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             for what, wanted in changes:
-                seconds = await watch.during(partial(connector.set_endpoints, wanted), lambda members=connector.members: members._steps is None)
+                seconds = await watch.during(partial(connector.set_endpoints, wanted), lambda members=connector.members: not members.is_changing)
                 worst = max(worst, watch.longest)
                 print(f"{name:14} {kind:11} {what:30} longest stop {watch.longest * 1000:6.1f} ms   in use after {seconds * 1000:7.0f} ms", flush=True)
             connector.stop()

@@ -14,6 +14,10 @@ class Slices:
     def __init__(self, size: int = STEP_PIECES) -> None:
         self._size = self._left = size
 
+    def restart(self) -> None:
+        """A new step begins."""
+        self._left = self._size
+
     def done(self, pieces: int = 1) -> bool:
         """So many more pieces are done: is the step over? Then yield."""
         self._left -= pieces

@@ -99,7 +99,7 @@ class Connector:
         # The balancer's, or that of who chooses a balancer; see `Usage`.
         self.pick: Callable[[Any, tuple[Any, ...]], EndpointPool | None] = balancer.pick
         self.watch = None if cluster.outlier_detection is None else EndpointWatch(cluster, seconds, timer, self._health_changed)
-        self.members = Members(cluster, self.watch, later, self.leaving.retire)
+        self.members = Members(cluster, self.watch, later, self.leaving.retire, seconds, timer)
         self.members.begin(Usage(cluster, balancer, make_balancer or _only_one, locality, seconds, timer, self._health_changed, self._in_use))
 
     # -- who is in the cluster -----------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from sidecar.cluster.slices import STEP_PIECES
 from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.errors import NoHealthyEndpoint
 from sidecar.model import Endpoint, OutlierDetection
+from sidecar.upstream.members import REST_FACTOR
 from sidecar.upstream.pool import Connector
 from sidecar.upstream.shown import ENDPOINTS_SHOWN
 from tests.memory import GET, World
@@ -327,3 +328,33 @@ def test_h2_connection_that_comes_too_late_is_not_kept() -> None:
     other.answer(1)
     world.ended_once(200)
     assert world.connector.connections == 1 and not world.connector.members.retired
+
+
+def test_large_changes_rest() -> None:
+    """After a change that took many turns the next one waits several times as long, and what comes meanwhile is one change; small ones never wait."""
+    pools = Sliced(endpoints=3)
+    members = pools.connector.members
+
+    def turns() -> int:
+        count = 0
+        while pools.turn():
+            pools.clock.advance(0.001)
+            count += 1
+        return count
+
+    pools.connector.set_endpoints(at(*range(1, 10_001)))
+    took = turns()
+    for pool in members.pools[:5]:
+        pools.connector.set_checked(pool, False, "503")
+    assert turns() == 0 and members.is_changing and len(pools.balancer.endpoints) == 10_000
+    pools.clock.advance(took * 0.001 * REST_FACTOR / 2)
+    assert turns() == 0
+    pools.clock.advance(took * 0.001 * REST_FACTOR / 2 + 0.1)
+    assert 0 < turns() < took and not members.is_changing and len(pools.balancer.endpoints) == 9_995
+    pools.clock.advance(5.0)
+    pools.connector.set_endpoints(at(8, 9))
+    turns()
+    pools.clock.advance(5.0)
+    for health in (False, True, False):
+        pools.connector.set_checked(members.pools[0], health, "503")
+        assert len(pools.balancer.endpoints) == (2 if health else 1)
