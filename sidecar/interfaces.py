@@ -229,7 +229,7 @@ class IOutcomeObserver(Interface):
     """A balancer that wants to know how its choices did."""
 
     def observed(endpoint: Any, status: int, seconds: float) -> None:
-        """Called once for each attempt at `endpoint` that was answered or failed: the answer's status (503 stands for a connection that failed or broke, 504 for no answer in time), and the
+        """Called once for each attempt at `endpoint` that was answered or failed: the answer's status (of a gRPC call, the HTTP status that says the same as its own; 503 stands for a connection that failed or broke, 504 for no answer in time), and the
         seconds until then. Must be quick."""
 
 

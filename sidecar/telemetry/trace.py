@@ -139,6 +139,10 @@ _NANOSECONDS = 1_000_000_000
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 
 
+# By OpenTelemetry's conventions for gRPC: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; to callers anything but OK is an error.
+_FAULTS_OF_SERVERS = frozenset((2, 4, 12, 13, 14, 15))
+
+
 def server_span(record: ExchangeRecord, parent_span_id: str, trace_state: str = "") -> Span:
     """The span of the request as the sidecar served it; its ids are the record's."""
     attributes = _http_attributes(record)
@@ -150,7 +154,7 @@ def server_span(record: ExchangeRecord, parent_span_id: str, trace_state: str = 
     if record.principal:
         attributes["enduser.id"] = record.principal
     # A server's span is an error for its own failures only: 4xx is the client's (HTTP conventions, "Status").
-    failed = record.status >= 500 or (record.status == 0 and bool(record.code))
+    failed = record.status >= 500 or (record.status == 0 and bool(record.code)) or record.grpc_status in _FAULTS_OF_SERVERS
     return _span(record, "server", record.span_id, parent_span_id, record.started, failed, attributes, trace_state)
 
 
@@ -168,9 +172,9 @@ def client_span(
     if attempt:
         attributes["http.request.resend_count"] = attempt
     if not is_last:
-        for name in ("http.response.status_code", "http.response.body.size"):
+        for name in ("http.response.status_code", "http.response.body.size", "rpc.grpc.status_code"):
             attributes.pop(name, None)
-    failed = not is_last or record.status >= 400 or bool(record.code)
+    failed = not is_last or record.status >= 400 or bool(record.code) or bool(record.grpc_status)
     span = _span(record, "client", span_id, record.span_id, started, failed, attributes, trace_state)
     if ended is not None:
         span.end_ns = int(ended * _NANOSECONDS)
@@ -199,6 +203,9 @@ def _http_attributes(record: ExchangeRecord) -> dict[str, str | int | float]:
         attributes["error.type"] = record.code
     elif record.status >= 500:
         attributes["error.type"] = str(record.status)
+    if record.grpc_status is not None:
+        attributes["rpc.system"] = "grpc"
+        attributes["rpc.grpc.status_code"] = record.grpc_status
     if record.request_id:
         # Envoy's name for it, so that one search finds a request in both.
         attributes["guid:x-request-id"] = record.request_id

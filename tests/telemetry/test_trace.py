@@ -198,3 +198,13 @@ def test_client_spans_of_two_attempts() -> None:
     assert (second.attributes["server.address"], second.attributes["server.port"]) == ("::1", 80)
     assert (second.name, second.attributes["http.request.method"], second.attributes["http.request.method_original"]) == ("HTTP", "_OTHER", "BREW")
     assert client_span(record, "3" * 16, STARTED, "unix:/run/a", True, 0).attributes["server.address"] == "unix:/run/a"
+
+
+@pytest.mark.parametrize(("status", "server", "client"), [(0, "unset", "unset"), (5, "unset", "error"), (14, "error", "error"), (4, "error", "error")])
+def test_grpc_calls(status: int, server: str, client: str) -> None:
+    """The call's own status stands in both spans, and says whose error it is; other requests have none."""
+    record = make_record(grpc_status=status, span_id="1" * 16, trace_id="2" * 32)
+    ours, theirs = server_span(record, ""), client_span(record, "3" * 16, 0.0, "127.0.0.1:80", True, 0)
+    assert (ours.status, theirs.status) == (server, client)
+    assert ours.attributes["rpc.grpc.status_code"] == theirs.attributes["rpc.grpc.status_code"] == status and ours.attributes["rpc.system"] == "grpc"
+    assert "rpc.system" not in server_span(make_record(), "").attributes
