@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-SOCKET_SECONDS = 20.0
+SOCKET_SECONDS = 40.0
 Behaviour = Callable[["Wire", "Request"], object]
 
 

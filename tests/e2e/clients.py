@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.e2e.processes import Place
 
-SOCKET_SECONDS = 15.0
+SOCKET_SECONDS = 30.0
 
 
 def connect(place: Place, context: ssl.SSLContext | None = None, receive_buffer: int = 0) -> socket.socket:

@@ -165,7 +165,7 @@ def test_a_slow_application_stops_only_its_own_client(bodies: Plain) -> None:
     assert sent[0] < HELD
     assert bodies.sidecar.resident_peak() - before < GROWTH_MIB
     reads.set()
-    thread.join(20)
+    thread.join(40)
     assert answers[0].endswith(b"%d" % (PIECES * len(PIECE)))
 
 

@@ -189,9 +189,9 @@ def test_websocket_client(plain: Plain) -> None:
     plain.app.on("/socket", frames)
     with connect_websocket(f"ws://127.0.0.1:{plain.port}/socket") as client:
         client.send("hello")
-        assert client.recv(timeout=10) == "hello"
+        assert client.recv(timeout=30) == "hello"
         client.send(b"\x00\xff" * 200_000)
-        assert client.recv(timeout=10) == b"\x00\xff" * 200_000
+        assert client.recv(timeout=30) == b"\x00\xff" * 200_000
         assert client.ping().wait(10)
         client.close(4321, "done")
         assert client.close_code == 4321
@@ -301,7 +301,7 @@ def test_an_early_answer_reaches_a_client_that_still_sends(plain: Plain) -> None
 def test_http_client_keeps_one_connection(plain: Plain) -> None:
     """A hundred requests of one client come over one connection, and the application sees few."""
     before = plain.app.connections
-    channel = HTTPConnection("127.0.0.1", plain.port, timeout=10)
+    channel = HTTPConnection("127.0.0.1", plain.port, timeout=30)
     channel.connect()
     first = channel.sock
     for _ in range(100):

@@ -122,7 +122,7 @@ def test_a_file_that_is_replaced(start: Start, apps: list[Application], tmp_path
         assert until(lambda: sidecar.metric('sidecar_discovery_failures_total{cluster="web"}') >= 1)
         assert until(served_since(two)) and endpoints(sidecar) == {two.address, three.address}
         let_go.set()
-        waiting.join(20)
+        waiting.join(40)
     assert (failures, slow_answers) == ([], [b"in peace"])
     [web] = [each for each in sidecar.json("/clusters") if each["name"] == "web"]
     assert web["discovery"]["plugin"] == "file"

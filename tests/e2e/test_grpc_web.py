@@ -81,7 +81,7 @@ def test_a_stream(server: Server, tmp_path: Path, text: bool) -> None:
     sidecar = SidecarProcess(tmp_path, CONFIG.format(port=server.port))
     try:
         host, port = sidecar.wait_ready().places["inbound"]
-        with closing(HTTPConnection(host, int(port), timeout=10)) as connection:
+        with closing(HTTPConnection(host, int(port), timeout=30)) as connection:
             body = framed(b"hello")
             response = post(connection, "Down", "application/grpc-web-text+proto" if text else "application/grpc-web+proto", b64encode(body) if text else body)
             assert response.status == 200 and response.getheader("content-type") == f"application/grpc-web{'-text' if text else ''}+proto"

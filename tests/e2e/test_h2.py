@@ -196,7 +196,7 @@ def test_websocket_through_two_sidecars(mesh: Mesh) -> None:
     with connect_websocket("ws://payments/ws", sock=connect(mesh.out)) as socket:
         for message in ("hello", "x" * 100_000):
             socket.send(message)
-            assert socket.recv(10) == message
+            assert socket.recv(30) == message
     assert mesh.payments.records(path="/ws")[0]["protocol"] == "HTTP/2"
 
 
@@ -204,19 +204,19 @@ def test_grpc_through_two_sidecars(mesh: Mesh, grpc_server: Any) -> None:
     """Unary calls, streams in all directions, statuses, trailers and deadlines; the caller's stock client and the stock server."""
     grpc = pytest.importorskip("grpc")
     with grpc.insecure_channel(at(mesh.out), options=(("grpc.default_authority", "calls"),)) as channel:
-        answer, call = channel.unary_unary("/test.Calls/Unary").with_call(b"abc", timeout=10)
+        answer, call = channel.unary_unary("/test.Calls/Unary").with_call(b"abc", timeout=30)
         assert answer == b"cba" and ("x-length", "3") in [(each.key, each.value) for each in call.trailing_metadata()]
-        assert channel.unary_unary("/test.Calls/Unary")(b"ab" * 500_000, timeout=10) == b"ba" * 500_000
-        assert list(channel.unary_stream("/test.Calls/Down")(b"x" * 1000, timeout=10)) == [b"x" * 1000] * 100
-        assert channel.stream_unary("/test.Calls/Up")(iter([b"x" * 10_000] * 100), timeout=10) == b"1000000"
-        assert list(channel.stream_stream("/test.Calls/Both")(iter([b"a", b"b", b"c"]), timeout=10)) == [b"a!", b"b!", b"c!"]
+        assert channel.unary_unary("/test.Calls/Unary")(b"ab" * 500_000, timeout=30) == b"ba" * 500_000
+        assert list(channel.unary_stream("/test.Calls/Down")(b"x" * 1000, timeout=30)) == [b"x" * 1000] * 100
+        assert channel.stream_unary("/test.Calls/Up")(iter([b"x" * 10_000] * 100), timeout=30) == b"1000000"
+        assert list(channel.stream_stream("/test.Calls/Both")(iter([b"a", b"b", b"c"]), timeout=30)) == [b"a!", b"b!", b"c!"]
         with pytest.raises(grpc.RpcError) as refused:
-            channel.unary_unary("/test.Calls/Refuse")(b"", timeout=10)
+            channel.unary_unary("/test.Calls/Refuse")(b"", timeout=30)
         assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "not today: 100%")
         with pytest.raises(grpc.RpcError) as late:
             channel.unary_unary("/test.Calls/Slow")(b"", timeout=0.3)
         assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        waiting = [channel.unary_unary("/test.Calls/Unary").future(b"%d" % each, timeout=10) for each in range(100)]
+        waiting = [channel.unary_unary("/test.Calls/Unary").future(b"%d" % each, timeout=30) for each in range(100)]
         assert [each.result() for each in waiting] == [(b"%d" % each)[::-1] for each in range(100)]
 
 
@@ -225,7 +225,7 @@ def test_grpc_client_is_told_in_its_own_terms(mesh: Mesh) -> None:
     grpc = pytest.importorskip("grpc")
     with grpc.insecure_channel(at(mesh.out), options=(("grpc.default_authority", "nobody"),)) as channel:
         with pytest.raises(grpc.RpcError) as refused:
-            channel.unary_unary("/test.Calls/Unary")(b"abc", timeout=10)
+            channel.unary_unary("/test.Calls/Unary")(b"abc", timeout=30)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED and "no-route" in refused.value.details()
 
 
