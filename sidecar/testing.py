@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from sidecar.address import Address
 from sidecar.errors import SidecarError
-from sidecar.facts import ConnectionFacts, Principal, TLSFacts
+from sidecar.facts import AttemptFacts, ConnectionFacts, Principal, TLSFacts
 from sidecar.headers import Headers
 from sidecar.interfaces import IExchange, IPluginContext, IProbe, IProbeConnection
 from sidecar.message import RequestHead, ResponseHead
@@ -66,6 +66,16 @@ def make_record(**changes: Any) -> ExchangeRecord:
         "duration_ms": 5.0, "attempts": 1,
     }  # fmt: skip
     return ExchangeRecord(**{**plain, **changes})
+
+
+def make_attempt(status: int = 0, error: SidecarError | None = None, headers: Fields = (), **changes: Any) -> AttemptFacts:
+    """How an attempt ended, as a retry policy is told: answered with `status` and `headers`, or with `error`. `changes`: other fields of `AttemptFacts`."""
+    answer = None if error is not None else make_headers(headers)
+    facts = AttemptFacts(
+        number=1, request=make_request(), endpoint="192.0.2.5:8080", error=error, status=status, headers=answer, trailers=None, grpc_status=None, was_sent=True,
+        elapsed=0.1, remaining=None,
+    )  # fmt: skip
+    return attrs.evolve(facts, **changes)
 
 
 @implementer(IExchange)

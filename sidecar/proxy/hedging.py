@@ -10,6 +10,7 @@ from typing import Any
 
 from zope.interface import implementer
 
+from sidecar.codec.grpc import http_status, status_in
 from sidecar.errors import SidecarError, UpstreamClosed, UpstreamProtocolError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
@@ -156,7 +157,8 @@ class SideAttempt:
             self.upstream = None
         self._leave_circuit()
         if not self.exchange.side_answered(self, head):
-            self._observe(head.status)
+            status = None if self.exchange.grpc is None else status_in(head.headers)
+            self._observe(head.status if status is None else http_status(status))
 
     def response_data(self, chunk: bytes) -> None:
         """See `IStreamOwner`."""

@@ -144,7 +144,7 @@ class Hints:
         if not self._tells_time and (times is None or not times.call_ends):
             return
         now = exchange.http.seconds()
-        left = self._left(exchange, now)
+        left = None if exchange.request.upgrade is not None or exchange.request.method == b"CONNECT" else self._left(exchange, now)
         if left is not None and self._tells_time:
             # 0 would be taken for no limit.
             _set(headers, EXPECTED, b"%d" % max(1, int(left * 1000)))

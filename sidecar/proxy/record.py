@@ -28,8 +28,6 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
     flags = "" if error is None else error.flag
     if exchange.flags:
         flags = f"{flags},{exchange.flags}" if flags else exchange.flags
-    if exchange._retry is not None and exchange._retry.is_exhausted:
-        flags = f"{flags},URX" if flags else "URX"
     # Positional, in the order of the fields: naming thirty arguments would cost two microseconds of each request.
     return ExchangeRecord(
         exchange.started,

@@ -27,7 +27,7 @@ class Retrying:
     """What an exchange with a retry policy keeps: its body up to a limit (in the place of a body flow, or behind one), its timers, its place in the budget."""
 
     __slots__ = (
-        "attempt", "attempts", "circuit", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_exhausted", "is_over", "is_too_long",
+        "attempt", "attempts", "circuit", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_over", "is_too_long",
         "per_try_timeout", "rules", "sides", "size", "statuses", "timer", "try_ends",
     )  # fmt: skip
 
@@ -45,7 +45,6 @@ class Retrying:
         self.events: list[bytes | End] = []
         self.size = 0
         self.is_too_long = False
-        self.is_exhausted = False
         # The exchange's own attempt has ended, and others run or are to come.
         self.is_over = False
         self.delayed: Any = None
@@ -320,7 +319,7 @@ class RetryWay(PluginCalls):
         connector = self._connector
         if retry.attempt >= retry.attempts:
             if retry.attempts > 1:
-                retry.is_exhausted = True
+                self.add_flag("URX")
                 connector.counters["retries_exhausted"] += 1
             return f"all {retry.attempts} attempts were made"
         if retry.is_too_long and self._outbox is None:

@@ -249,3 +249,18 @@ def test_a_waiting_first_attempt() -> None:
     assert client.take().startswith(b"HTTP/1.1 200 ")
     world.ended_once(200)
     world.nothing_is_left()
+
+
+def test_a_call_beside_is_judged_by_its_own_status() -> None:
+    """UNAVAILABLE from the one that ran beside counts as a failure of that endpoint, though it came with 200."""
+    world = Hedged(on=("unavailable",), idempotency_headers=("content-type",))
+    seen: list[tuple[str, int]] = []
+    world.connector.observe = lambda endpoint, status, seconds: seen.append((endpoint.text, status))
+    client, first = world.send(b"POST /a HTTP/1.1\r\nHost: app\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")
+    second = world.late()
+    second.receive(b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n")
+    assert seen == [("127.0.0.1:8081", 503)] and client.take() == b""
+    first.receive(b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 0\r\nContent-Length: 0\r\n\r\n")
+    assert client.take().startswith(b"HTTP/1.1 200 ") and seen[-1] == ("127.0.0.1:8080", 200)
+    world.ended_once(200)
+    world.nothing_is_left()

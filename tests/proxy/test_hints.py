@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.model import Hedge, MaxStreamDuration
 from sidecar.proxy.hints import OURS, Hints
-from tests.memory import OK, World, retry_rules
+from tests.memory import OK, UPGRADE, World, retry_rules
 from tests.proxy.test_retrying import BAD
 
 
@@ -234,3 +234,10 @@ def test_an_exchange_keeps_to_all_of_them() -> None:
     client.receive(b"y")
     world.late(2.2)
     assert client.take().startswith(b"HTTP/1.1 504 ") and world.records[0].flags == "UT"
+
+
+def test_a_tunnel_has_no_such_time() -> None:
+    """The timeout is over with its head, so the application is told nothing that would end it."""
+    world = Hinted(timeout=10)
+    world.send(UPGRADE)
+    assert world.told(0, b"x-envoy-expected-rq-timeout-ms") is None
