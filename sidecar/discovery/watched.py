@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFDSet
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.filepath import FilePath
 
@@ -31,39 +30,40 @@ class WatchedFile:
         self._seen: State = None
         self._inotify: Any = None
         self._directories: set[str] = set()
-        self._poll = LoopingCall(self.look)
-        self._poll.clock = clock
+        self._is_running = False
+        self._next: Any = None
         self._settling: Any = None
 
     def start(self) -> None:
         """Begin; what is there now counts as seen."""
+        self._is_running = True
         self._seen = state_of(self.path)
         self._notify()
-        self._poll.start(SAFETY_SECONDS if self.is_notified else self._poll_seconds, now=False).addErrback(
-            lambda failure: self._log.failure("watching {path} ended", failure, path=str(self.path))
-        )
+        self._look_later()
 
     def stop(self) -> None:
         """End."""
-        if self._poll.running:
-            self._poll.stop()
-        if self._settling is not None and self._settling.active():
-            self._settling.cancel()
+        self._is_running = False
+        for timer in (self._next, self._settling):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._end_inotify()
 
     def look(self) -> None:
         """Has it changed?"""
-        was_notified = self.is_notified
+        if not self._is_running:
+            return
         self._notify()  # first: what changes after this is told
+        self._look_later()
         state = state_of(self.path)
-        if was_notified != self.is_notified and self._poll.running:
-            self._poll.stop()
-            self._poll.start(SAFETY_SECONDS if self.is_notified else self._poll_seconds, now=False).addErrback(
-                lambda failure: self._log.failure("watching {path} ended", failure, path=str(self.path))
-            )
         if state != self._seen:
             self._seen = state
             self._changed()
+
+    def _look_later(self) -> None:
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        self._next = self._clock.callLater(SAFETY_SECONDS if self.is_notified else self._poll_seconds, self.look)
 
     def _notify(self) -> None:
         """Watch the directories that matter now; links may lead elsewhere since."""

@@ -159,6 +159,7 @@ def test_a_file_that_comes_later(tmp_path: Path) -> None:
         await until(reactor, lambda: told.last == ["b:1"])
         assert plugin._file.is_notified
         plugin.stop()
+        assert [call for call in reactor.getDelayedCalls() if call.func == plugin._file.look] == []
 
     run(begin)
 

@@ -180,6 +180,18 @@ admin: "127.0.0.1:0"
     assert until(lambda: ask(sidecar.places["outbound"], "/").status == 200)
 
 
+def test_told_to_stop_while_it_waits(tmp_path: Path) -> None:
+    """A start that waits for a first answer ends at once when it is told to."""
+    sidecar = SidecarProcess(tmp_path / "sidecar", CONFIG.format(where=f"endpoints_file: {tmp_path / 'never.json'}"))
+    try:
+        assert until(lambda: "never.json cannot be read" in sidecar.log, 20)
+        sidecar.signal()
+        assert sidecar.wait(10) == 0
+        assert "accepts at" not in sidecar.log
+    finally:
+        sidecar.end()
+
+
 def test_ten_thousand_endpoints(start: Start, apps: list[Application], tmp_path: Path) -> None:
     """Are taken into use and let go again while requests run."""
     file = tmp_path / "web.json"
