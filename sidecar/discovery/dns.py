@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 from msgspec import Struct
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred, gatherResults
 from zope.interface import implementer
 
 from sidecar.address import Address
@@ -23,6 +23,7 @@ from sidecar.naming.places import make_address
 
 MIN_REFRESH_SECONDS = 1.0  # Envoy: dns_min_refresh_rate; a TTL of 0 must not mean a query for every answer
 MAX_REFRESH_SECONDS = 300.0  # a record with a TTL of a day is looked at all the same: somebody may have to move the service now
+TARGETS_AT_A_TIME = 16  # of SRV records: each question has a socket of its own
 TIMEOUT_SECONDS = 2.0  # for one answer of one server; resolv.conf(5) has 5, which is most of what a start waits for
 
 
@@ -39,6 +40,14 @@ class _Name:
     problem: str = ""
     timer: Any = None
     targets: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class _Target:
+    """What an SRV record's target came to. `problem`: why `hosts` are those from before, or none."""
+
+    hosts: Hosts
+    problem: NoSuchName | LookupFailed | None = None
 
 
 @implementer(IDiscovery)
@@ -94,6 +103,7 @@ class DNS:
         backoff = config.failure_refresh_rate
         self._names = [_Name(text, *_split(text), waits=pace.Backoff(backoff.base, backoff.max, random.random)) for text in _names(config)]
         self._is_told = False
+        self._at_a_time = DeferredSemaphore(TARGETS_AT_A_TIME)
         self._findings = Findings(", ".join(name.text for name in self._names), context.clock, context.log)
 
     def watch(self, changed: Changed) -> Deferred[None]:
@@ -181,24 +191,15 @@ class DNS:
     async def _services(self, name: _Name) -> tuple[tuple[Endpoint, ...], float]:
         """SRV records and the addresses of their targets. A target that cannot be looked up now keeps the addresses that it had."""
         records = await self._servers.records(name.host, "SRV")
-        services: list[Service] = []
-        ttl = records.ttl
-        problems: list[Exception] = []
-        for record in records.values:
-            target = record.target.name.decode("latin-1").lower().rstrip(".")
-            if not target:  # RFC 2782: "." says that there is decidedly no such service
-                continue
-            try:
-                hosts = await self._servers.hosts(f"{target}.", self._config.lookup_family)
-            except NoSuchName as error:
-                hosts = Hosts((), error.ttl)
-                problems.append(error)
-            except LookupFailed as error:
-                hosts = Hosts(name.targets.get(target, ()), self._config.min_refresh_rate)
-                problems.append(error)
-            name.targets[target] = hosts.addresses
-            ttl = min(ttl, hosts.ttl)
-            services.append(Service(record.priority, record.weight, record.port, target, hosts.addresses))
+        # RFC 2782: the target "." says that there is decidedly no such service.
+        named = [(record, target) for record in records.values if (target := record.target.name.decode("latin-1").lower().rstrip("."))]
+        targets = list(dict.fromkeys(target for _, target in named))
+        asking: list[Deferred[_Target]] = [self._at_a_time.run(self._target, name, target) for target in targets]
+        found = dict(zip(targets, await gatherResults(asking), strict=True))
+        name.targets = {target: each.hosts.addresses for target, each in found.items()}
+        services = [Service(record.priority, record.weight, record.port, target, found[target].hosts.addresses) for record, target in named]
+        ttl = min(records.ttl, *(each.hosts.ttl for each in found.values())) if found else records.ttl
+        problems = [each.problem for each in found.values() if each.problem is not None]
         weighed = weigh(services)
         if not weighed:
             raise (problems[0] if problems else NoSuchName(f"{name.host} is not served", ttl))
@@ -208,6 +209,15 @@ class DNS:
         return tuple(
             Endpoint(address=make_address(each.host, each.port), weight=each.weight, priority=each.priority, hostname=each.target) for each in weighed
         ), ttl
+
+
+    async def _target(self, name: _Name, target: str) -> _Target:
+        try:
+            return _Target(await self._servers.hosts(f"{target}.", self._config.lookup_family))
+        except NoSuchName as error:
+            return _Target(Hosts((), error.ttl), error)
+        except LookupFailed as error:
+            return _Target(Hosts(name.targets.get(target, ()), self._config.min_refresh_rate), error)
 
 
 def _names(config: DNS.Config) -> tuple[str, ...]:
