@@ -127,7 +127,7 @@ class Run:
         config = self._directory / "sidecar.yaml"
         endpoints = ", ".join(f"{{address: 127.0.0.1:{each.port}, weight: {each.weight}}}" for each in self._backends)
         more = "\n".join(f"      {line}" for line in self._options.config.splitlines())
-        config.write_text(CONFIG.format(endpoints=endpoints, attempts=len(self._backends) + 1, interval=INTERVAL_SECONDS, ejection=EJECTION_SECONDS, more=more))
+        config.write_text(CONFIG.format(endpoints=endpoints, attempts=len(self._backends), interval=INTERVAL_SECONDS, ejection=EJECTION_SECONDS, more=more))
         log = self._directory / "sidecar.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
