@@ -12,6 +12,7 @@ import attrs
 BALANCE_SHARE = 0.05
 # Requests below which shares say nothing.
 BALANCE_REQUESTS = 200
+CALM_SECONDS = 0.25  # a GET that took longer in calm waited for the machine, and so did others, health checks among them
 SLOW_SECONDS = 0.5  # a GET that took longer met trouble on its way
 
 
@@ -109,7 +110,7 @@ def row(outcome: Outcome, weights: Mapping[str, int], twice: set[str], limit: fl
             broken.append(f"{name} was not used again within {limit:g} s" + ("" if seconds is None else f", but after {seconds:.1f} s"))
     times = sorted(each.seconds for each in gets) or [0.0]
     # Where somebody was slow all the same the machine was busy with something else: no calm to judge.
-    if outcome.phase.is_calm and sum(shares.values()) >= BALANCE_REQUESTS and times[-1] < SLOW_SECONDS:
+    if outcome.phase.is_calm and sum(shares.values()) >= BALANCE_REQUESTS and times[-1] < CALM_SECONDS:
         broken += _unbalanced(shares, weights)
     return {
         "phase": outcome.phase.name,
