@@ -112,11 +112,19 @@ class Members:
             self.changed()
 
     def add_subset(self, match: Match) -> None:
-        """A route asks for endpoints with this metadata. Called before the cluster serves: it is there when this returns."""
-        if match not in self.usage.subsets:
-            self.usage.subsets[match] = 0
-            for _ in self.usage.regrouped(self.pools, self._slices):
-                pass
+        """A route asks for endpoints with this metadata. Called when routes are made: the subset is there when this returns, and so is a change that was being
+        worked off.
+        """
+        if match in self.usage.subsets:
+            return
+        self.usage.subsets[match] = 0
+        steps, self._steps = self._steps, None
+        for _ in steps or ():
+            pass
+        for _ in self.usage.regrouped(self.pools, self._slices):
+            pass
+        self._why.clear()
+        self._begin()
 
     def changed(self) -> None:
         """Something is known of an endpoint that was not known before: work out anew who is used."""
@@ -162,8 +170,7 @@ class Members:
     def _step(self) -> None:
         """One step now, the next one in the next turn."""
         steps = self._steps
-        assert steps is not None
-        if self._is_stopped:
+        if steps is None or self._is_stopped:
             return
         try:
             for _ in steps:

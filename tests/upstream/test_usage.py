@@ -343,3 +343,15 @@ def test_keys_stay_when_an_endpoint_leaves(balancer: Any, settings: dict[str, An
     moved = [old for old, key in zip(before, keys, strict=True) if spread.connector.pick(key, ()) is not old]
     assert gone in moved and len(moved) < len(keys) * 0.10
     assert balancer is Maglev or set(moved) == {gone}
+
+
+def test_a_subset_that_comes_while_endpoints_change() -> None:
+    """It is there at once, and the change is not lost."""
+    spread = Spread(*at(0), lb_subset_config=SubsetLB(fallback_policy="no_fallback"), turns=True)
+    spread.connector.set_endpoints([*at(*range(1, 3000)), *at(5000, metadata={"version": "v2"})])
+    assert spread.connector.members.is_changing
+    spread.connector.add_subset((("version", "v2"),))
+    assert spread.shares(Asks(version="v2")) == {5000: 1.0} and not spread.connector.members.is_changing
+    while spread.due:
+        spread.due.pop()()
+    assert len(spread.connector.pools) == 3000 and spread.shares(Asks(version="v2")) == {5000: 1.0}
