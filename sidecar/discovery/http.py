@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from sidecar.discovery.files import State, read_bounded, state_of
 
 CONNECT_SECONDS = 5.0  # Envoy: connect_timeout
+# A question after so many seconds of silence, then every so many; the peer is gone when so many are not answered: after a minute (client-go's 30 s of silence).
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 MAX_CA_BYTES = 1024 * 1024
 PEM_END = "-----END CERTIFICATE-----"
 
@@ -125,9 +132,49 @@ class Server:
             self.close()
             self._pool = HTTPConnectionPool(self._reactor, persistent=True)
             self._pool.maxPersistentPerHost = 1
-            self._agent = Agent(self._reactor, policy, connectTimeout=CONNECT_SECONDS, pool=self._pool)
+            self._agent = Agent.usingEndpointFactory(self._reactor, _Endpoints(self._reactor, policy), self._pool)
             self._ca_state = state
         return self._agent
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """As the Agent's own, with connections whose dead peers are noticed."""
+
+    def __init__(self, reactor: Any, policy: Any) -> None:
+        self._reactor = reactor
+        self._policy = policy
+
+    def endpointForURI(self, uri: Any) -> Any:
+        """See `IAgentEndpointFactory`."""
+        endpoint: Any = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, timeout=CONNECT_SECONDS)
+        if uri.scheme == b"https":
+            endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+        return _KeptAlive(endpoint)
+
+
+@implementer(IStreamClientEndpoint)
+class _KeptAlive:
+    """An endpoint with TCP's keep-alive: a watch is silent for minutes, and must not wait for a server whose machine is gone."""
+
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, factory: Any) -> Any:
+        """See `IStreamClientEndpoint`."""
+        return self._endpoint.connect(factory).addCallback(self._connected)
+
+    def _connected(self, protocol: Any) -> Any:
+        transport = protocol.transport
+        while getattr(transport, "transport", None) is not None:  # TLS stands on another one
+            transport = transport.transport
+        sock = getattr(transport, "socket", None)
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE.items():
+                if hasattr(socket, name):  # Linux; elsewhere it is as the system has it
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        return protocol
 
 
 class _Body(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import Client
 
 from sidecar.discovery.http import FetchFailed, Server
 from tests.discovery.api_server import API, Asked
@@ -106,6 +108,27 @@ def test_cancelled() -> None:
         await api.end()
 
     run(scenario)
+
+
+def test_dead_peers_are_noticed() -> None:
+    """A connection that is silent asks whether anybody is there."""
+
+    async def scenario(reactor: Any) -> list[tuple[int, int]]:
+        api = API(reactor)
+        server = Server(reactor, f"http://127.0.0.1:{api.port}", None)
+        asked = server.fetch("/", {}, 100, 5.0)
+        await until(reactor, lambda: api.asked)
+        clients = [each for each in reactor.getReaders() if isinstance(each, Client)]
+        found = [
+            (each.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), each.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+            for each in clients
+        ]
+        asked.addErrback(lambda failure: failure.trap(CancelledError))
+        asked.cancel()
+        await api.end()
+        return found
+
+    assert run(scenario) == [(1, 30)]
 
 
 def followed(*script: Callable[[Asked], Any], limit: int = 100, lines: Any = None, deadline: float = 5.0) -> Any:
