@@ -12,7 +12,7 @@ from sidecar.interfaces import IRequestHeadHook
 from sidecar.message import End
 from sidecar.model import CircuitBreakers, FailureRate
 from sidecar.verdicts import Reply
-from tests.memory import World
+from tests.memory import World, retry_rules
 from tests.memory_h2 import H2App, H2Client, multiplexed, request, response
 
 TYPE = (b"content-type", b"application/grpc")
@@ -189,3 +189,19 @@ def test_a_plugins_reply_is_a_status(reply: Reply, status: bytes, message: bytes
     head = client.head(client.send(request(b"POST", b"/s/m", TYPE, end=False), HELLO))
     assert head.status == 200 and head.headers.get(b"grpc-status") == status and head.headers.get(b"grpc-message") == message
     assert head.headers.get(b"content-type") == TYPE[1] and head.headers.get(b"x-a") == reply.headers.get(b"x-a")
+
+
+def test_a_call_that_is_tried_again() -> None:
+    """The record has the status of the last attempt; each attempt is told to observers by its own."""
+    world = World()
+    told = watched(world)
+    world.route.retry = retry_rules(on=("unavailable",), idempotency_headers=("content-type",))
+    client, app, stream = call(world, HELLO)
+    app.answer(1, response(200, TYPE, (b"grpc-status", b"14"), end=True))
+    world.clock.advance(1)
+    app.exchange()
+    app.answer(3, response(200, TYPE), HELLO, trailers=trailers(0))
+    client.exchange()
+    assert seen(world) == [(200, 0, 1, 1)] and told == [503, 200] and world.records[0].attempts == 2
+    assert client.of(stream)[-1].trailers.get(b"grpc-status") == b"0"
+    world.ended_once(200)
