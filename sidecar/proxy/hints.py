@@ -27,6 +27,7 @@ ATTEMPT_COUNT = b"x-envoy-attempt-count"
 GRPC_TIMEOUT = b"grpc-timeout"
 # Fields that are for this hop: they end here when they are honoured or dropped.
 OURS = frozenset((TIMEOUT, PER_TRY_TIMEOUT, EXPECTED, RETRY_ON, RETRY_GRPC_ON, MAX_RETRIES, RETRIABLE_STATUSES, RETRIABLE_HEADERS, ATTEMPT_COUNT))
+HINT_BYTES = 1024  # of one of these fields: all conditions with all statuses fit; what was compiled is kept for the next request, so it has to be bounded
 NAMES_LIMIT = 16  # of fields in x-envoy-retriable-header-names that are looked at: each is a test of every answer
 
 
@@ -119,7 +120,7 @@ class Hints:
 
     def _ask_retries(self, exchange: Any, headers: Headers) -> None:
         times = exchange._times
-        on, grpc_on, statuses, names = (headers.get(name) for name in (RETRY_ON, RETRY_GRPC_ON, RETRIABLE_STATUSES, RETRIABLE_HEADERS))
+        on, grpc_on, statuses, names = (_bounded(headers.get(name)) for name in (RETRY_ON, RETRY_GRPC_ON, RETRIABLE_STATUSES, RETRIABLE_HEADERS))
         most = headers.get(MAX_RETRIES)
         if exchange._retry is None:
             if on is None and grpc_on is None and (times is None or not times.per_try):
@@ -183,6 +184,10 @@ def _set(headers: Headers, name: bytes, value: bytes) -> None:
         headers.set(name, value)
     else:
         headers.fields.append((name, value, b"%b: %b\r\n" % (name, value)))
+
+
+def _bounded(value: bytes | None) -> bytes | None:
+    return value if value is None or len(value) <= HINT_BYTES else None
 
 
 @lru_cache(maxsize=64)

@@ -141,8 +141,7 @@ class RequestWay(PluginCalls):
         # Weighted clusters are chosen when the request goes up; descriptors and records know the fixed one from here.
         self.cluster_name = route.cluster_name
         self.chain = route.chain
-        if route.hints is not None:
-            self._times = route.hints.times(self)
+        self._times = None if route.hints is None else route.hints.times(self)
         return True
 
     def _request_head_hooks(self, index: int) -> None:

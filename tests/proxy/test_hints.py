@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from zope.interface import implementer
 
+from sidecar.interfaces import IRequestHeadHook
 from sidecar.model import Hedge, MaxStreamDuration
 from sidecar.proxy.hints import OURS, Hints
+from sidecar.verdicts import Reroute
 from tests.memory import OK, UPGRADE, World, retry_rules
 from tests.proxy.test_retrying import BAD
 
@@ -24,8 +27,9 @@ class Hinted(World):
         hedge: Hedge | None = None,
         tells: bool = True,
         counts: bool = False,
+        plugins: tuple[Any, ...] = (),
     ) -> None:
-        super().__init__(endpoints=3)
+        super().__init__(*plugins, endpoints=3)
         route = self.route
         if timeout is not None:
             route.timeout = timeout
@@ -241,3 +245,43 @@ def test_a_tunnel_has_no_such_time() -> None:
     world = Hinted(timeout=10)
     world.send(UPGRADE)
     assert world.told(0, b"x-envoy-expected-rq-timeout-ms") is None
+
+
+def test_another_route_has_its_own_time() -> None:
+    """A request that a plugin sends to another route leaves the first one's behind."""
+    filter = Rerouting()
+    world = Hinted(timeout=10, plugins=(filter,))
+    other = world.make_route("other")
+    other.timeout, other.timeout_ends_with_head = 2.0, False
+    filter.world = world
+
+    class Entry:
+        compiled = other
+
+    filter.entry = Entry()
+    client, _ = world.ask(x_envoy_upstream_rq_timeout_ms="9000")
+    world.late(2.3)
+    assert client.take().startswith(b"HTTP/1.1 504 ") and "within 2 s (route other)" in world.records[0].detail
+
+
+def test_a_field_that_is_too_long_is_not_heard() -> None:
+    """What is compiled of it is kept, so it is bounded."""
+    world = Hinted()
+    client, app = world.ask(x_envoy_retry_on="5xx," * 300)
+    app.receive(BAD)
+    world.late(0.3)
+    assert client.take().startswith(b"HTTP/1.1 503 ") and len(world.attempts) == 1
+
+
+@implementer(IRequestHeadHook)
+class Rerouting:
+    """Sends the request to `entry`, once."""
+
+    world: Any = None
+    entry: Any = None
+
+    def request_head(self, exchange: Any) -> object:
+        if self.world.routes(exchange.request) is self.entry:
+            return None
+        self.world.routes = lambda head: self.entry
+        return Reroute("elsewhere")

@@ -258,6 +258,23 @@ def test_idle_time_for_one_attempt() -> None:
     world.ended_once(200)
 
 
+def test_a_slow_client_is_no_idle_endpoint() -> None:
+    """While nothing can be passed on the endpoint is not blamed for its silence."""
+    world = Retried(per_try_idle_timeout=1)
+    client, app = world.send(GET)
+    app.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n")
+    client.blocked = True
+    app.receive(b"x" * 2000)
+    assert not app.reading
+    world.clock.pump([0.5] * 10)
+    assert not client.closing
+    client.blocked = False
+    client.drain()
+    app.receive(b"y" * 1000)
+    assert client.take().endswith(b"y" * 1000)
+    world.ended_once(200)
+
+
 def test_counters() -> None:
     """What becomes of attempts is counted, for the cluster and for each endpoint."""
     world = Retried(attempts=2)
