@@ -210,7 +210,7 @@ class Acceptance:
             then = self.listener.seconds()
             try:
                 answer = step.hook(self.facts)
-            except Exception:
+            except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 _log.failure("connection-filter {name} raised", name=account.name)
                 answer = self._raised(account)
             account.seconds += self.listener.seconds() - then

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h2_stream import H2ClientStream
+from sidecar.upstream.picking import picking_failed
 
 if TYPE_CHECKING:
     from sidecar.upstream.pool import Connector
@@ -40,8 +41,12 @@ class Leaving:
         """An endpoint in the place of one that left; the same one when there is no other."""
         # A stream that a server refused asks for its exchange.
         exchange = owner.owner if isinstance(owner, H2ClientStream) else owner
-        other = self._connector.pick(exchange, tried)
-        return pool if other is None or other.is_closed else other
+        try:
+            other: Any = self._connector.pick(exchange, tried)
+        except BaseException:
+            picking_failed(self._connector.cluster)
+            return pool
+        return pool if other.__class__ is not EndpointPool or other.is_closed else other
 
     def _move(self, ticket: Ticket) -> None:
         connector, old, owner = self._connector, ticket.pool, ticket.owner

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from sidecar.address import Address
 from sidecar.cluster.circuit import Circuit
 from sidecar.cluster.grouping import Match
-from sidecar.errors import ConnectFailed, NoHealthyEndpoint, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
+from sidecar.errors import ConnectFailed, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
 from sidecar.model import Cluster, Endpoint, Locality
@@ -28,6 +28,7 @@ from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
+from sidecar.upstream.picking import observer_of, picking_failed, why_not_picked
 from sidecar.upstream.priorities import most_connections, why_not_wait
 from sidecar.upstream.raw import RawConnection
 from sidecar.upstream.replay import is_sent_again
@@ -155,18 +156,20 @@ class Connector:
     def _in_use(self, pick: Callable[[Any, tuple[Any, ...]], Any], observe: Callable[[Any, int, float], None] | None) -> None:
         """The balancers know another set of endpoints."""
         self.pick = pick
-        self.observe = _observer(None if self.watch is None else self.watch.observe, observe)
+        self.observe = observer_of(self.cluster, None if self.watch is None else self.watch.observe, observe)
 
     # -- what the exchange asks ----------------------------------------------------------------------------------------------------------------------
 
     def open(self, owner: Any, tried: tuple[Any, ...], fresh: bool) -> Ticket | None:
         """See `IConnector`."""
-        pool: EndpointPool | None = self.pick(owner, tried)
+        try:
+            pool: Any = self.pick(owner, tried)
+        except BaseException:
+            pool = picking_failed(self.cluster)
         counters = self.counters
         counters["requests"] += 1
-        if pool is None:
-            counters["no_endpoint"] += 1
-            owner.upstream_unavailable(NoHealthyEndpoint(self.members.why_none(getattr(owner, "metadata_match", None))), None)
+        if pool.__class__ is not EndpointPool:
+            owner.upstream_unavailable(why_not_picked(self, pool, getattr(owner, "metadata_match", None)), None)
             return None
         if self.serve(pool, owner, fresh):
             return None
@@ -228,10 +231,12 @@ class Connector:
     def dial(self, side: Any) -> RawConnection | None:
         """A connection of its own for opaque bytes; see `RawConnection`. Outside the pool and its limits on connections."""
         self.counters["requests"] += 1
-        pool: EndpointPool | None = self.pick(None, ())
-        if pool is None:
-            self.counters["no_endpoint"] += 1
-            side.unavailable(NoHealthyEndpoint(self.members.why_none(None)))
+        try:
+            pool: Any = self.pick(None, ())
+        except BaseException:
+            pool = picking_failed(self.cluster)
+        if pool.__class__ is not EndpointPool:
+            side.unavailable(why_not_picked(self, pool, None))
             return None
         return self._dial_to(pool, side)
 
@@ -476,15 +481,3 @@ class Connector:
 
 def _only_one() -> Any:
     raise ValueError("the cluster has several groups of endpoints, and nothing makes a balancer for each")
-
-
-def _observer(watch: Callable[[Any, int, float], None] | None, balancer: Callable[[Any, int, float], None] | None) -> Callable[[Any, int, float], None] | None:
-    """One function for those who want to know how attempts end; None for nobody."""
-    if watch is None or balancer is None:
-        return watch or balancer
-
-    def observe(endpoint: Any, status: int, seconds: float) -> None:
-        watch(endpoint, status, seconds)
-        balancer(endpoint, status, seconds)
-
-    return observe
