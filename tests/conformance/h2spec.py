@@ -54,7 +54,7 @@ def main() -> int:
         sidecar = SidecarProcess(directory / "sidecar", CONFIG.format(app=app.address))
         try:
             _, port = sidecar.wait_ready().places["h2"]
-            command = [program, "-h", "127.0.0.1", "-p", str(port), "-P", "/", "--strict", "-o", "5", *sys.argv[1:]]
+            command = [program, "-h", "127.0.0.1", "-p", str(port), "-P", "/facts", "--strict", "-o", "5", *sys.argv[1:]]
             return subprocess.run(command, timeout=RUN_SECONDS).returncode
         finally:
             sidecar.end()
