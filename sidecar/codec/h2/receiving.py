@@ -313,10 +313,9 @@ class ReceivingHalf(SendingHalf):
             raise Violation(PROTOCOL_ERROR, "DATA on stream 0")
         self.received_data_frames += 1
         octets = len(payload)
-        window = self._window
-        if not window.take(octets):
-            raise Violation(FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
-        if increment := window.give(octets):
+        if increment := self._window.pass_on(octets):
+            if increment < 0:
+                raise Violation(FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
             self._out.append(window_update_frame(0, increment))
         end = flags & END_STREAM
         stream = self._streams.get(stream_id)
@@ -328,9 +327,11 @@ class ReceivingHalf(SendingHalf):
             self._refuse(action, stream_id, stream, events)
             return
         if octets:
-            if stream.window is None:
-                stream.window = ReceiveWindow(self._initial_window, max(self.limits.stream_window_most, self._initial_window))
-            if not stream.window.take(octets):
+            window = stream.window
+            if window is None and not (end and octets <= self._initial_window):
+                window = stream.window = ReceiveWindow(self._initial_window, max(self.limits.stream_window_most, self._initial_window))
+            # A body that comes whole needs no credit, and so no window.
+            if window is not None and not window.take(octets):
                 self._break_stream(stream, FLOW_CONTROL_ERROR, "DATA beyond the stream's window", events)
                 return
             if flags & PADDED:

@@ -194,7 +194,9 @@ class SendingHalf:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        _, after = _step(stream, SEND_HEAD_END if end else SEND_HEAD)
+        action, after = TABLE[stream.state][SEND_HEAD_END if end else SEND_HEAD]
+        if action == MISUSE:
+            raise RuntimeError(f"not allowed on {stream!r}")
         if stream.head_sent:
             raise RuntimeError(f"a second final head on {stream!r}")
         if isinstance(head, RequestHead):
@@ -257,7 +259,8 @@ class SendingHalf:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        _step(stream, SEND_END)
+        if TABLE[stream.state][SEND_END][0] == MISUSE:
+            raise RuntimeError(f"not allowed on {stream!r}")
         if stream.ending:
             raise RuntimeError(f"a second end of {stream!r}")
         if stream.queued:

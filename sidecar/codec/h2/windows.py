@@ -34,6 +34,18 @@ class ReceiveWindow:
         self.held += octets
         return self.left >= 0
 
+    def pass_on(self, octets: int) -> int:
+        """`take` and `give` in one, for octets that count as delivered when they are here: the increment, or -1 when they were not allowed."""
+        self.left -= octets
+        if self.left < 0:
+            return -1
+        owed = self.owed + octets
+        if owed + owed < self.size:
+            self.owed = owed
+            return 0
+        self.held += octets
+        return self.give(octets)
+
     def give(self, octets: int, spare: int = 2**31) -> int:
         """`octets` were delivered; the increment to announce now, 0 for none yet. More than `held` is never given. `spare`: octets that it may grow by."""
         if octets > self.held:

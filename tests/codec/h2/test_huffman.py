@@ -47,3 +47,21 @@ def test_any_octets_either_decode_to_what_encodes_back_or_are_refused(data: byte
     except ValueError:
         return
     assert huffman.encode(text) == data
+
+
+def test_what_was_decoded_is_remembered_within_bounds() -> None:
+    """Peers choose the strings: long ones are not kept, and the number of the others never passes its limit."""
+    for number in range(3 * huffman._DECODED_LIMIT):
+        text = b"id-%d" % number
+        assert huffman.decode(huffman.encode(text)) == huffman.decode(huffman.encode(text)) == text
+        assert len(huffman._DECODED) <= huffman._DECODED_LIMIT
+    long = huffman.encode(b"a" * 500)
+    huffman.decode(long)
+    assert long not in huffman._DECODED
+
+
+def test_what_is_wrong_is_refused_each_time() -> None:
+    """Nothing of a broken string is remembered."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match="padding"):
+            huffman.decode(b"\x00")

@@ -218,3 +218,15 @@ def test_a_repeated_head_gives_heads_of_their_own() -> None:
     first, second, third = (connection.receive(headers(each, GET), 0.0)[0][1] for each in (1, 3, 5))
     second.headers.add(b"x-a", b"1")
     assert first.headers == third.headers != second.headers and first is not third
+
+
+def test_a_body_that_comes_whole_has_no_window() -> None:
+    """No credit will ever be due, so nothing is counted for it; but more than the window is refused all the same."""
+    connection = server(H2Limits(stream_window=100_000))
+    connection.receive(headers(1, POST, 4) + frame(DATA, 1, 1, b"whole") + headers(3, POST, 4) + frame(DATA, 0, 3, b"in part"), 0.0)
+    assert connection._streams[1].window is None and connection._streams[3].window is not None
+    connection.consumed(1, 5)
+    assert connection.data_to_send() == []
+    small = server(H2Limits(stream_window=65_535, frame_octets=16_384))
+    data = headers(1, POST, 4) + frame(DATA, 0, 1, bytes(16_384)) * 3 + frame(DATA, 1, 1, bytes(16_384))
+    assert any(isinstance(event, StreamReset) and event.code == FLOW_CONTROL_ERROR for _, event in small.receive(data, 0.0))

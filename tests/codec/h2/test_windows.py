@@ -59,3 +59,16 @@ def test_allowed_held_and_owed_are_always_the_whole_window(steps: list[tuple[boo
             peer += window.give(octets)
         assert peer == window.left
         assert window.left + window.held + window.owed == window.size <= most
+
+
+@given(st.lists(st.integers(0, 150), max_size=40))
+def test_what_passes_on_is_taken_and_given(sizes: list[int]) -> None:
+    """One step does what the two do: the same increments, the same refusals, the same window."""
+    at_once, in_two = ReceiveWindow(100, 350), ReceiveWindow(100, 350)
+    for octets in sizes:
+        increment = at_once.pass_on(octets)
+        if not in_two.take(octets):
+            assert increment == -1
+            return
+        assert increment == in_two.give(octets)
+        assert (at_once.left, at_once.held, at_once.owed, at_once.size) == (in_two.left, in_two.held, in_two.owed, in_two.size)
