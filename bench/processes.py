@@ -137,8 +137,15 @@ class Child:
 
     def rss_mib(self) -> float:
         """Resident memory now, shared pages included."""
+        return self._memory_mib("VmRSS:")
+
+    def peak_mib(self) -> float:
+        """The most that it was since the program began."""
+        return self._memory_mib("VmHWM:")
+
+    def _memory_mib(self, name: str) -> float:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
         return 0.0
 
