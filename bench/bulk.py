@@ -2,7 +2,7 @@
 
 The promise: one HTTP/2 stream moves at no less than 60 % of HTTP/1.1's speed. The application is nginx, which sends and takes bodies without looking at them;
 it speaks the version that the client speaks, cleartext, and the sidecar has its telemetry on. One client, one stream: h2load, whose windows are as large as
-they get. Each round takes every way once, in turn; the medians are printed, with CPU seconds of the sidecar for each gibibyte, and the ratio of the two versions.
+they get. Each round takes every way once, in turn; the medians are printed, with CPU seconds of the sidecar for each gibibyte, and the versions' ratio.
 """
 
 from __future__ import annotations

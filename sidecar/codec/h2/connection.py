@@ -20,9 +20,12 @@ from sidecar.codec.h2.frames import (
     DEFAULT_WINDOW,
     ENABLE_CONNECT_PROTOCOL,
     ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     HEADER_TABLE_SIZE,
+    HEADERS,
     INITIAL_WINDOW_SIZE,
     LARGEST_MAX_FRAME,
     LARGEST_WINDOW,
@@ -30,8 +33,10 @@ from sidecar.codec.h2.frames import (
     MAX_FRAME_SIZE,
     MAX_HEADER_LIST_SIZE,
     NO_RFC7540_PRIORITIES,
+    PADDED,
     PING,
     PREFACE,
+    PRIORITIZED,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     SETTINGS,
@@ -49,6 +54,9 @@ from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.h2.receiving import Events, ReceivingHalf, Violation
 from sidecar.codec.h2.streams import RECV_RESET, RECV_WINDOW, RESET_RECEIVED, TABLE, TAKE, Stream
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
+
+# With none of these but END_HEADERS a HEADERS frame is a whole block and nothing else.
+_UNUSUAL_HEADERS = END_HEADERS | PADDED | PRIORITIZED
 
 
 class H2Connection(ReceivingHalf):
@@ -143,18 +151,21 @@ class H2Connection(ReceivingHalf):
         self._needed = 9
         while end - position >= 9:
             head, flags, stream_id = read_head(data, position)
+            stream_id &= 0x7FFFFFFF
             length = head >> 8
             if length > most:
                 raise Violation(FRAME_SIZE_ERROR, f"a frame of {length} octets, more than the {most} announced")
             stop = position + 9 + length
             kind = head & 0xFF
             if self._special:
-                self._check_special(kind, flags, stream_id & 0x7FFFFFFF)
+                self._check_special(kind, flags, stream_id)
             if stop > end:
                 self._needed = stop - position
                 break
-            if kind < 10:
-                _TAKERS[kind](self, flags, stream_id & 0x7FFFFFFF, data[position + 9 : stop], events)
+            if kind == HEADERS and flags & _UNUSUAL_HEADERS == END_HEADERS and stream_id:
+                self._take_block(stream_id, flags & END_STREAM, data[position + 9 : stop], events)
+            elif kind < 10:
+                _TAKERS[kind](self, flags, stream_id, data[position + 9 : stop], events)
             else:
                 self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream)  # section 5.5
             position = stop

@@ -285,7 +285,9 @@ class ReceivingHalf(SendingHalf):
         stream.has_head = True
         events.append((stream.id, head))
         if end:
-            self._remote_end(stream, after)
+            stream.state = after
+            if after == CLOSED:
+                self._forget(stream, CLOSED)
 
     def _take_trailers(self, stream: Stream, after: int, end: int, block: bytes, events: Events) -> None:
         trailers = self._decoder.recall(block)
@@ -304,7 +306,9 @@ class ReceivingHalf(SendingHalf):
             return
         if not stream.is_discarded:
             events.append((stream.id, End(Headers(trailers.copy())) if trailers else END))
-        self._remote_end(stream, after)
+        stream.state = after
+        if after == CLOSED:
+            self._forget(stream, CLOSED)
 
     # -- bodies ------------------------------------------------------------------------------------------------------------------------------
 
@@ -358,12 +362,9 @@ class ReceivingHalf(SendingHalf):
             if end:
                 events.append((stream_id, END))
         if end:
-            self._remote_end(stream, after)
-
-    def _remote_end(self, stream: Stream, after: int) -> None:
-        stream.state = after
-        if after == CLOSED:
-            self._forget(stream, CLOSED)
+            stream.state = after
+            if after == CLOSED:
+                self._forget(stream, CLOSED)
 
     # -- rules broken ------------------------------------------------------------------------------------------------------------------------
 

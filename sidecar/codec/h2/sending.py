@@ -150,9 +150,10 @@ class SendingHalf:
 
         Send its head before opening another one: ids go out in their order (RFC 9113, section 5.1.1).
         """
-        if not self.can_open_stream():
-            return None
         stream_id = self._next_stream
+        # `can_open_stream`, once more.
+        if len(self._streams) >= self.peer.concurrent_streams or stream_id > LARGEST_STREAM_ID or self.is_peer_leaving:
+            return None
         self._next_stream += 2
         self._streams[stream_id] = Stream(stream_id, IDLE, self.peer.stream_window)
         return stream_id
