@@ -127,7 +127,9 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
     def _too_late(self, route: RouteRuntime, now: float) -> SidecarError:
         times = self._times
         if times is not None and times.ends_at and now >= times.ends_at:
-            return StreamDurationExceeded(f"the exchange took longer than {times.ends_at - self.started:g} s (max_stream_duration of route {route.name})")
+            whose = " and the call's grpc-timeout" if times.call_ends else ""
+            seconds = times.ends_at - self.started
+            return StreamDurationExceeded(f"the exchange took longer than {seconds:.6g} s (max_stream_duration of route {route.name}{whose})")
         whose = f"route {route.name}" if times is None or times.timeout == route.timeout else "asked for by the caller"
         seconds = route.timeout if times is None else times.timeout
         if self._awaited:  # not by the application's fault, which may not even have been asked
