@@ -120,10 +120,18 @@ def allowed(story: Story) -> str:
 def refused_by_plugin(story: Story) -> None:
     """No key, and a wrong one."""
     story.scene("2. Refused by a custom plugin: the API-key authenticator of examples/plugins, in orders' sidecar")
+    before = _asked(story)
     status, _, body = story.get("ORDERS_INBOUND", "/orders/42")
-    story.promise("without a key: 401, and orders itself saw nothing", status == 401 and _json(body).get("code") == "unauthenticated", f"{status} {body}")
+    is_refused = status == 401 and _json(body).get("code") == "unauthenticated"
+    story.promise("without a key: 401, and orders itself saw nothing", is_refused and _asked(story) == before, f"{status} {body}")
     status, _, body = story.get("ORDERS_INBOUND", "/orders/42", x_api_key="guess")
     story.promise("with a wrong key: 401", status == 401 and "not known" in body, f"{status} {body}")
+
+
+def _asked(story: Story) -> int:
+    """How many requests orders' sidecar has passed on to orders, by its admin page."""
+    clusters = json.loads(story.get("ORDERS_ADMIN", "/clusters", show=False)[2])
+    return sum(int(each["requests"]) for each in clusters if each["name"] == "app")
 
 
 def refused_by_identity(story: Story) -> None:
