@@ -60,7 +60,7 @@ class Hints:
     `tells_time`: each attempt hears how much is left, `counts`: which one it is.
     """
 
-    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_mode", "_rules", "_tells_time", "_timeout")
+    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_is_plain", "_mode", "_rules", "_tells_time", "_timeout")
 
     def __init__(
         self, timeout: float, ends_with_head: bool, mode: str, duration: MaxStreamDuration | None, rules: RetryRules | None, tells_time: bool, counts: bool
@@ -70,12 +70,16 @@ class Hints:
         self._mode = mode
         self._honors = mode == "honor"
         self._duration = duration
+        # Only calls of gRPC have times of their own here.
+        self._is_plain = duration is None and mode != "honor"
         self._rules = rules
         self._tells_time = tells_time
         self._counts = counts
 
     def times(self, exchange: Any) -> Times | None:
         """Once the route is known: what is different from the route's own times, None for nothing."""
+        if self._is_plain and exchange.grpc is None:
+            return None
         headers = exchange.request.headers
         times: Times | None = None
         asked = grpc_timeout_seconds(headers.get(GRPC_TIMEOUT)) if exchange.grpc is not None else None
