@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.conformance.sidecars import SKIPPED, Report, free_port, go_program, wait_for_port, ways
 
-MODULE = "google.golang.org/grpc/interop/%s@v1.76.0"
+MODULE = "google.golang.org/grpc/interop/%s@v1.85.0"
 CASES = (
     "empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream", "timeout_on_sleeping_server", "cancel_after_begin",
     "cancel_after_first_response", "status_code_and_message", "special_status_message", "custom_metadata", "unimplemented_method", "unimplemented_service",
