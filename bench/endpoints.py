@@ -7,7 +7,6 @@ the machine do not count. Python's collector is tuned as in `twistd sidecar`.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,9 +17,9 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import react
 
 from sidecar.address import Address
+from sidecar.collector import Collector
 from sidecar.model import Cluster, Endpoint, Locality, LocalityLB, OutlierDetection, SlowStart
 from sidecar.plugins import Finder
-from sidecar.service import GC_THRESHOLDS
 from sidecar.testing import FakeContext
 from sidecar.transport.wheel import TimerWheel
 from sidecar.upstream.pool import Connector
@@ -94,14 +93,14 @@ async def measure(reactor: Any, count: int) -> None:
             make = partial(cls, cls.Config(), FakeContext())  # type: ignore[attr-defined]
             later = partial(reactor.callLater, 0)
             connector = Connector(cluster, make(), lambda *args: None, reactor.seconds, wheel.timer, None, later, make, Locality(region="eu", zone="a"))
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
+            collector = Collector(reactor)
+            collector.start()
             for what, wanted in changes:
                 seconds = await watch.during(partial(connector.set_endpoints, wanted), lambda members=connector.members: not members.is_changing)
                 worst = max(worst, watch.longest)
                 print(f"{name:14} {kind:11} {what:30} longest stop {watch.longest * 1000:6.1f} ms   in use after {seconds * 1000:7.0f} ms", flush=True)
             connector.stop()
+            collector.stop()
     wheel.stop()
     print(f"longest of all: {worst * 1000:.1f} ms, limit {LIMIT_SECONDS * 1000:.0f} ms")
 

@@ -183,8 +183,8 @@ class OverloadWatch:
                         listener.port.set_accepting(not because_of)
         if self.stages.reasons["shrink_heap"] and self._looked_at - self._shrunk_at >= SHRINK_SECONDS:
             self._shrunk_at = self._looked_at
-            # The young generations alone: what is old is mostly alive, and to look at all of it takes long.
-            gc.collect(1)
+            # What is frozen is left out: it is mostly alive, and to look at all of it takes long.
+            gc.collect()
             return_memory()
 
     def _set_gates(self) -> None:

@@ -6,7 +6,6 @@ status 0.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel,
 from twisted.python.logfile import LogFile
 
 from sidecar.assembly import Sidecar
+from sidecar.collector import Collector
 from sidecar.errors import SidecarError
 from sidecar.model import Config
 from sidecar.overload import return_memory
@@ -25,10 +25,6 @@ from sidecar.plugins import Finder
 from sidecar.transport.descriptors import raise_limit
 
 _log = Logger(namespace="sidecar")
-# Objects of the configuration, modules and plugins live as long as the process: the collector need not look at them again (gc.freeze). New garbage is mostly
-# freed by reference
-# counts; cycles are made by failures and connections, so a higher first threshold costs little memory and saves a collection every few requests.
-GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class SidecarService(Service):
@@ -40,6 +36,7 @@ class SidecarService(Service):
         self._finder = finder
         self._log_level = log_level
         self._twistd_options = twistd_options
+        self._collector = Collector(reactor)
         self._signals = 0
         self._stopping: Deferred[None] | None = None
         self.sidecar: Sidecar | None = None
@@ -80,10 +77,8 @@ class SidecarService(Service):
     async def _start(self) -> None:
         self.sidecar = Sidecar(self._config, self._reactor, self._finder)
         await self.sidecar.start()
-        gc.collect()
+        self._collector.start()
         return_memory()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
 
     def _failed(self, failure: Any) -> None:
         """The start failed: say why in one sentence, undo what was done, exit with status 1."""
@@ -113,6 +108,7 @@ class SidecarService(Service):
     def stopService(self) -> Any:
         """Drain and stop; the reactor waits for it."""
         super().stopService()  # type: ignore[no-untyped-call]
+        self._collector.stop()
         if self.sidecar is None:
             return None
         return ensureDeferred(self.sidecar.stop())

@@ -22,7 +22,8 @@ BANDS = {
     0: "interfaces model message headers address errors facts verdicts record secret matching",
     1: "codec routing cluster policy telemetry naming",
     2: "transport downstream proxy upstream filters discovery identity export",
-    3: "config admin extension plugins context security health_checks http2 discovering overload lives assembly unread routes service tap cli testing __main__",
+    3: "config admin extension plugins context security health_checks http2 discovering overload collector lives assembly unread routes service tap cli "
+    "testing __main__",
 }
 BAND_OF = {part: band for band, parts in BANDS.items() for part in parts.split()}
 

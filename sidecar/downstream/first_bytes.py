@@ -26,7 +26,7 @@ class FirstBytes:
 
     def __init__(self, make_h1: Callable[[Callable[[Any], None]], Any], make_h2: Callable[[Callable[[Any], None]], Any], closed: Callable[[Any], None]) -> None:
         self.transport: Any = None
-        self._inner = make_h1(self._closed)
+        self._inner: Any = make_h1(self._closed)
         self._make_h2 = make_h2
         self._outer_closed = closed
         self._held = b""
@@ -51,7 +51,7 @@ class FirstBytes:
             self._held = data
             return
         else:
-            self._inner.timer.clear()
+            self._inner.timer.close()
             transport.unregisterProducer()
             transport.protocol = self._inner = self._make_h2(self._closed)
             self._inner.makeConnection(transport)
@@ -71,13 +71,17 @@ class FirstBytes:
 
     def abort(self, error: SidecarError) -> None:
         """Close now."""
-        self._inner.abort(error)
+        if self._inner is not None:
+            self._inner.abort(error)
 
     def drain(self) -> None:
         """The sidecar is going."""
-        self._inner.drain()
+        if self._inner is not None:
+            self._inner.drain()
 
     def _closed(self, inner: Any) -> None:
+        # It knows us by this method: together they would be a cycle, which only the collector finds.
+        self._inner = None
         self._outer_closed(self)
 
     def __repr__(self) -> str:

@@ -218,6 +218,8 @@ class Checker:
         self._close(turn)
         error = failure.value
         if isinstance(error, UpstreamError):
+            # Its frames know the failure that knows it: a cycle for each probe of an outage, which only the collector would find.
+            failure.cleanFailure()
             self._ended(turn, Unwell(error.sentence))
             return
         self._account.failures += 1

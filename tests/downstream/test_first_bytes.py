@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -62,3 +63,22 @@ def test_silence_ends_as_over_http1() -> None:
     assert second.closing and third.closing
     second.lose()
     assert len(world.closed) == 1
+
+
+@pytest.mark.parametrize("data", [b"", GET[:-2], PREFACE + settings_frame({})])
+def test_who_has_gone_is_freed_at_once(data: bytes) -> None:
+    """Without the collector, which leaves alone what lived long."""
+    world = World()
+    gc.collect()
+    gc.disable()
+    try:
+        transport = undecided(world)
+        if data:
+            transport.receive(data)
+        transport.lose()
+        assert len(world.closed) == 1
+        transport.protocol = transport.producer = None  # as a real one
+        del world.closed[:], transport
+        assert not [type(each) for each in gc.get_objects() if isinstance(each, FirstBytes | H1ServerConnection | H2ServerConnection)]
+    finally:
+        gc.enable()

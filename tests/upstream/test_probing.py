@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -557,6 +558,18 @@ def test_http_refused_and_wrong_certificate() -> None:
         world = World(http())
         world.attempts[0].fail(error)
         assert world.why() == f"check0 check: {error}"
+
+
+def test_failed_probes_are_freed_at_once() -> None:
+    """Without the collector: in an outage there are thousands, and what lived long it leaves alone."""
+    world = World(http())
+    gc.collect()
+    gc.disable()
+    try:
+        world.attempts.pop().fail(ConnectFailed("refused"))
+        assert not [each for each in gc.get_objects() if isinstance(each, Probe | ConnectFailed)]
+    finally:
+        gc.enable()
 
 
 def test_retriable_statuses_count() -> None:
