@@ -230,7 +230,7 @@ class IOutcomeObserver(Interface):
 
     def observed(endpoint: Any, status: int, seconds: float) -> None:
         """Called once for each attempt at `endpoint` that was answered or failed: the answer's status (of a gRPC call, the HTTP status that says the same as its own; 503 stands for a connection that failed or broke, 504 for no answer in time), and the
-        seconds until then. Must be quick."""
+        seconds until its head. A good answer is told of when it is complete, because one that is cut off was none (503). Must be quick."""
 
 
 class IRetryPolicy(Interface):

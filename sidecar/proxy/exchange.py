@@ -76,7 +76,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self.fail(error)
 
     def _observe(self, status: int) -> None:
-        """Tell the cluster how the attempt that was running ended."""
+        """Tell the cluster how the attempt that was running ended, whatever was owed to it."""
+        self._owed = None
         self._attempt_ended(status, self.http.seconds() - self._attempt_began)
 
     def _may_try_again(self, stream: Any, error: UpstreamError) -> bool:
@@ -221,6 +222,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self._ticket.cancel()
             self._ticket = None
         upstream, self.upstream = self.upstream, None
+        if self._owed is not None:
+            self._tell_owed()
         if upstream is not None:
             upstream.reset(error)
 

@@ -39,6 +39,7 @@ class ExchangeState:
         "_last_moved",
         "_mirroring",
         "_outbox",
+        "_owed",
         "_picked",
         "_request_paused",
         "_reroutes",
@@ -148,6 +149,8 @@ class ExchangeState:
         self._circuit: Any = None
         # Kept only where somebody wants to know how long attempts take.
         self._attempt_began = now
+        # (status, seconds) of an attempt that was answered well so far; those who watch its endpoint are told of it when it is over.
+        self._owed: Any = None
 
     # -- what hooks may use besides the attributes ---------------------------------------------------------------------------------------------
 

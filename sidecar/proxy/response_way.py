@@ -40,8 +40,14 @@ class ResponseWay(PluginCalls):
         grpc = self.grpc
         if grpc is not None:
             self._call_answered(grpc, head, now - self._attempt_began)
-        elif head.status >= 500 or self._connector.observe is not None:
+        elif head.status >= 500:
             self._attempt_ended(head.status, now - self._attempt_began)
+        elif self._connector.observe is not None:
+            if head.end_stream or head.status == 101 or self.request.method == b"CONNECT":
+                self._attempt_ended(head.status, now - self._attempt_began)
+            else:
+                # An endpoint that cuts its answers off is not well, whatever their heads say.
+                self._owed = head.status, now - self._attempt_began
         retry = self._retry
         if retry is not None:
             if head.status in retry.statuses and self._retries_response(retry, head):
@@ -73,6 +79,11 @@ class ResponseWay(PluginCalls):
         observe = self._connector.observe
         if observe is not None:
             observe(self._picked, status, seconds)
+
+    def _tell_owed(self) -> None:
+        """The answer that went well so far is over, and not by its endpoint's fault."""
+        (status, seconds), self._owed = self._owed, None
+        self._attempt_ended(status, seconds)
 
     def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> None:
         """How a call went stands in its trailers: who watches endpoints is told then. A head that is all of the answer has it, and one that is no gRPC says it
@@ -162,6 +173,8 @@ class ResponseWay(PluginCalls):
         """From upstream: the body's end, or the application's end of a tunnel."""
         if self.grpc is not None:
             self._call_ended(self.grpc, trailers)
+        elif self._owed is not None:
+            self._tell_owed()
         if self.is_tunnel:
             # Nobody in the wild uses an HTTP tunnel whose far end has closed, and waiting would hold it for the idle timeout: both sides end.
             self.upstream = None

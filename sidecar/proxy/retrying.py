@@ -205,6 +205,7 @@ class RetryWay(PluginCalls):
         seconds = retry.rules.per_try_idle_timeout
         sentence = f"nothing came from {self.cluster_name} for {seconds:g} s (retry.per_try_idle_timeout of route {self.route_name})"
         if self.response is not None:
+            self._observe(504)
             self.fail(UpstreamTimeout(sentence))
         else:
             self._time_over(retry, sentence)
