@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failures.append(f"{case.name}: nghttpd is missing (Debian: {LOAD_PACKAGES['nghttpd']})")
             continue
         able = [peer for peer in peers if peer.name in case.proxies]
-        outcome = _Measurement(case, able, options.rounds, options.seconds, cores).run()
+        outcome = _Measurement(case, able, options.rounds, options.seconds, cores, not options.no_latency).run()
         rows += [results.row(case.name, name, samples) for name, samples in outcome.samples.items()]
         failures += outcome.failures
     rows = results.with_ratios(rows)
@@ -73,6 +73,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", type=_names(CASES), default=list(CASES), help=f"of {','.join(CASES)}, separated by commas")
     names = [peer.name for peer in PEERS]
     parser.add_argument("--proxies", type=_names(names), default=names, help=f"of {','.join(names)}, separated by commas")
+    parser.add_argument("--no-latency", action="store_true", help="leave the fixed rate out: on a busy machine it is not reached, and CPU time is still good")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes (default: bench/results.json)")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.seconds < 1:
@@ -123,11 +124,12 @@ class _Outcome:
 class _Measurement:
     """One case: every proxy runs all the time and has its turn in each round, so that a slow minute of the machine is a slow minute for all."""
 
-    def __init__(self, case: Case, peers: Sequence[Peer], rounds: int, seconds: int, cores: tuple[int, int]) -> None:
+    def __init__(self, case: Case, peers: Sequence[Peer], rounds: int, seconds: int, cores: tuple[int, int], has_latency: bool) -> None:
         self._case = case
         self._peers = peers
         self._rounds = rounds
         self._seconds = seconds
+        self._has_latency = has_latency
         self._proxy_core, self._load_core = cores
         self._outcome = _Outcome()
 
@@ -195,9 +197,9 @@ class _Measurement:
         return load.parse_saturation(finish(command, self._load_core, seconds + GRACE_SECONDS))
 
     def _pace(self, plan: Plan) -> list[int]:
-        """The sorted latencies at the fixed rate; none without h2load."""
+        """The sorted latencies at the fixed rate; none without h2load, or when they are not wanted."""
         h2load = program("h2load")
-        if h2load is None:
+        if h2load is None or not self._has_latency:
             return []
         log = plan.directory / "latencies"
         log.unlink(missing_ok=True)
