@@ -48,7 +48,8 @@ class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well. Only what is safe is sent twice:
+    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well, but not those whose connection was refused while another endpoint was
+    left. Only what is safe is sent twice:
     idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
     body is not kept for it. `per_try_timeout`: from the complete request to the answer's head, `per_try_idle_timeout`: nothing moves on the attempt; 0 for none.
     `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none. `policy`: a plugin that decides what is worth another

@@ -11,9 +11,10 @@ import random
 from typing import Any
 
 from sidecar.codec.grpc import status_in
-from sidecar.errors import SidecarError, UpstreamClosed, UpstreamTimeout
+from sidecar.errors import ConnectFailed, SidecarError, UpstreamClosed, UpstreamTimeout
 from sidecar.facts import AttemptFacts
 from sidecar.message import ResponseHead
+from sidecar.model import RETRY_ATTEMPTS
 from sidecar.policy.retry import RetryRules, retry_after_seconds
 from sidecar.proxy.attempts import Retrying, note_try
 from sidecar.proxy.calls import PluginCalls
@@ -53,7 +54,9 @@ class RetryWay(PluginCalls):
             self._leave_to_sides(retry, error.code)
             return True
         verdict = self._ask(retry, error, None, was_sent)
-        return verdict is not None and self._try_again(retry, endpoint, verdict, error.code, error.retry_safe or not was_sent, verdict.after_seconds)
+        if verdict is None:
+            return False
+        return self._try_again(retry, endpoint, verdict, error.code, error.retry_safe or not was_sent, verdict.after_seconds, error)
 
     def _retries_response(self, retry: Retrying, head: ResponseHead) -> bool:
         """The exchange's own attempt was answered with a status that the policy wants to see: is it passed over? Nothing of the answer has gone down yet."""
@@ -108,14 +111,17 @@ class RetryWay(PluginCalls):
 
     # -- another one -------------------------------------------------------------------------------------------------------------------------------
 
-    def _try_again(self, retry: Retrying, endpoint: Any, verdict: TryAgain, outcome: str, is_safe: bool, wait: float | None) -> bool:
+    def _try_again(
+        self, retry: Retrying, endpoint: Any, verdict: TryAgain, outcome: str, is_safe: bool, wait: float | None, error: SidecarError | None = None
+    ) -> bool:
         delay = retry.rules.wait_before(retry.attempt, random.random()) if wait is None else wait
         what = f"{verdict.reason} ({outcome})" if verdict.reason else outcome
-        reason = self._why_not(retry, is_safe, delay)
+        is_free = type(error) is ConnectFailed and self._has_other(retry, endpoint)
+        reason = self._why_not(retry, is_safe, delay, is_free)
         if reason:
             self.notes.append(("retry", f"{what}; not sent again: {reason}"))
             return False
-        self._count_try(retry, "retries")
+        self._count_try(retry, "retries", is_free)
         note_try(self, outcome, verdict.reason or outcome)
         if endpoint is not None:
             endpoint.retries += 1
@@ -130,10 +136,21 @@ class RetryWay(PluginCalls):
         retry.delayed = self.http.clock.callLater(delay, self._retry_now)
         return True
 
-    def _count_try(self, retry: Retrying, counter: str) -> None:
-        """One more attempt is going to be made, in the cluster's budget."""
+    def _has_other(self, retry: Retrying, endpoint: Any) -> bool:
+        """Nobody was burdened by an attempt that found no connection: as long as there is an endpoint that may be well and was not tried, the next one counts
+        neither in `attempts` nor in the budget. Else callers would be refused while somebody is there who could serve them.
+        """
+        if endpoint is None or retry.attempts < 2 or retry.attempts >= RETRY_ATTEMPTS:
+            return False
+        has_other: bool = self._connector.members.has_other((*self._tried, endpoint), self.metadata_match)
+        return has_other
+
+    def _count_try(self, retry: Retrying, counter: str, is_free: bool = False) -> None:
+        """One more attempt is going to be made, in the cluster's budget unless `is_free`."""
         connector = self._connector
-        if retry.connector is None:
+        if is_free:
+            retry.attempts += 1
+        elif retry.connector is None:
             retry.connector = connector
             connector.retries += 1
         connector.counters[counter] += 1
@@ -150,14 +167,14 @@ class RetryWay(PluginCalls):
             self._upstream_is_congested = False
             self._resume_request()
 
-    def _why_not(self, retry: Retrying, is_safe: bool, delay: float) -> str:
-        """Why there is no further attempt, or ""."""
+    def _why_not(self, retry: Retrying, is_safe: bool, delay: float, is_free: bool = False) -> str:
+        """Why there is no further attempt, or "". `is_free`: see `_has_other`."""
         rules = retry.rules
         request = self.request
         if not is_safe and request.method not in IDEMPOTENT and not any(name in request.headers for name in rules.idempotency_headers):
             return f"{request.method.decode('latin-1')} may have been carried out, and has no idempotency key"
         connector = self._connector
-        if retry.attempt >= retry.attempts:
+        if retry.attempt >= retry.attempts and not is_free:
             if retry.attempts > 1:
                 self.add_flag("URX")
                 connector.counters["retries_exhausted"] += 1
@@ -166,10 +183,10 @@ class RetryWay(PluginCalls):
             return f"its body is longer than {rules.body_bytes} octets (retry.body_bytes)"
         if self._deadline and self.http.seconds() + delay >= self._deadline:
             return "the route's timeout leaves no time"
-        if retry.connector is None and not rules.is_within_budget(connector.retries, connector.active + connector.pending):
+        if retry.connector is None and not is_free and not rules.is_within_budget(connector.retries, connector.active + connector.pending):
             connector.counters["retries_denied"] += 1
             return f"{connector.retries} retries run in the cluster already (retry.budget)"
-        if retry.connector is None and self._circuit is not None:
+        if retry.circuit is None and self._circuit is not None:
             circuit, _, priority = self._circuit
             sentence: str = circuit.enter_retry(priority)
             if sentence:

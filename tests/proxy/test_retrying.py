@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.errors import ConnectFailed, UpstreamClosed
+from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed
 from sidecar.model import PoolLimits, RetryBudget
 from sidecar.proxy.exchange import Exchange
 from sidecar.verdicts import GiveUp, TryAgain
@@ -80,11 +80,58 @@ def test_when_attempts_are_used_up() -> None:
     world = Retried(attempts=2, auto=False)
     client = world.client()
     client.receive(GET)
-    world.attempts[0].fail(ConnectFailed("refused"))
+    world.attempts[0].fail(ConnectTimeout("late"))
     world.clock.advance(0.3)
-    world.attempts[1].fail(ConnectFailed("refused"))
+    world.attempts[1].fail(ConnectTimeout("late"))
     assert client.take().startswith(b"HTTP/1.1 503 ") and world.records[0].flags == "UF,URX"
     world.ended_once(503)
+
+
+def refuse_all(world: Retried, count: int) -> None:
+    for index in range(count):
+        world.attempts[index].fail(ConnectFailed("refused"))
+        world.clock.advance(0.3)
+
+
+def test_refused_connections_do_not_use_up_attempts() -> None:
+    """Four of five are down and three attempts are allowed, with no budget at all: the fifth serves, also a POST. Nothing was given to anybody else."""
+    world = Retried(endpoints=5, auto=False, attempts=3, budget=RetryBudget(budget_percent=0, min_retry_concurrency=0, max_saved=0))
+    client = world.client()
+    client.receive(POST + b"hello")
+    refuse_all(world, 4)
+    world.attempts[4].succeed().receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ") and world.ports == [8080, 8081, 8082, 8083, 8084]
+    world.ended_once(200)
+    assert world.records[0].attempts == 5 and world.connector.retries == 0 and world.connector.counters["retries"] == 4
+
+
+def test_when_every_connection_was_refused() -> None:
+    """Then attempts and budget count as always; nobody goes round in circles."""
+    world = Retried(endpoints=3, auto=False, attempts=2)
+    client = world.client()
+    client.receive(GET)
+    refuse_all(world, 4)
+    assert client.take().startswith(b"HTTP/1.1 503 ") and world.records[0].flags == "UF,URX" and len(world.attempts) == 4
+
+
+def test_refused_connections_where_nothing_is_retried() -> None:
+    """One attempt is one attempt, a timeout of the connection counts, and so does a bad answer after a refusal."""
+    for settings, error in (({"attempts": 1}, ConnectFailed("refused")), ({"attempts": 2}, ConnectTimeout("late"))):
+        world = Retried(endpoints=5, auto=False, **settings)
+        client = world.client()
+        client.receive(GET)
+        for index in range(settings["attempts"]):
+            world.attempts[index].fail(error)
+            world.clock.advance(0.3)
+        assert client.take().startswith(b"HTTP/1.1 503 ") and len(world.attempts) == settings["attempts"]
+    world = Retried(endpoints=5, auto=False, attempts=2)
+    client = world.client()
+    client.receive(GET)
+    refuse_all(world, 1)
+    world.attempts[1].succeed().receive(BAD)
+    world.clock.advance(0.3)
+    world.attempts[2].succeed().receive(BAD)
+    assert client.take().startswith(b"HTTP/1.1 503 ") and len(world.attempts) == 3 and world.records[0].flags == "URX"
 
 
 @pytest.mark.parametrize("how", ["status", "reset"])
