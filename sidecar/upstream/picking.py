@@ -1,17 +1,55 @@
-"""What a balancer may get wrong. It may be a stranger's: whatever it does costs at most the request that asked, and not its connection."""
+"""What a balancer may get wrong, or cannot know.
+
+It may be a stranger's: whatever it does costs at most the request that asked, and not its connection. And it knows only the endpoints that are used now, which
+for one more attempt need not be the best ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import randrange
 from typing import Any
 
 from twisted.logger import Logger
 
+from sidecar.cluster.grouping import is_well
 from sidecar.errors import NoHealthyEndpoint, PluginFailed, SidecarError
 
 _log = Logger(namespace="sidecar.upstream")
 # Of an endpoint: how an attempt ended (its status), after so many seconds.
 Observe = Callable[[Any, int, float], None]
+
+# Endpoints looked at for one more attempt: all of an ordinary cluster, and of a very large one so few that a burst of retries costs little.
+LOOKED_AT = 128
+
+
+def better_untried(endpoints: Sequence[Any], chosen: Any, tried: tuple[Any, ...], match: Any) -> Any:
+    """For another attempt of a request that failed at `tried`: an endpoint that may do better than the balancer's `chosen`, or `chosen`.
+
+    The balancer knows only who is used now. When all of them were tried, one that was ejected for earlier answers may be well again, and is better than one
+    that failed a moment ago; and in panic one that is well is better than one that is not. `match`: the metadata that the route asks for, or None.
+    """
+    if chosen not in tried and is_well(chosen):
+        return chosen
+    if match is not None and not _has(chosen, match):
+        match = None  # what was asked for is nowhere, and the cluster's fallback chose
+    best, best_rank = (chosen, 3) if chosen in tried else (chosen, 2)
+    count = len(endpoints)
+    start = randrange(count) if count else 0
+    for step in range(min(count, LOOKED_AT)):
+        each = endpoints[(start + step) % count]
+        if not each.weight or each in tried or each.configured.health != "healthy" or each.check_failure is not None:
+            continue
+        if match is not None and not _has(each, match):
+            continue
+        rank = 0 if is_well(each) else 1
+        if rank < best_rank or (rank == best_rank and each.configured.priority < best.configured.priority):
+            best, best_rank = each, rank
+    return best
+
+
+def _has(endpoint: Any, match: Any) -> bool:
+    return all(endpoint.configured.metadata.get(name) == value for name, value in match)
 
 
 def picking_failed(cluster: Any) -> PluginFailed:

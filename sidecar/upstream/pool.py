@@ -28,7 +28,7 @@ from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
-from sidecar.upstream.picking import observer_of, picking_failed, why_not_picked
+from sidecar.upstream.picking import better_untried, observer_of, picking_failed, why_not_picked
 from sidecar.upstream.priorities import most_connections, why_not_wait
 from sidecar.upstream.raw import RawConnection
 from sidecar.upstream.replay import is_sent_again
@@ -171,6 +171,8 @@ class Connector:
         if pool.__class__ is not EndpointPool:
             owner.upstream_unavailable(why_not_picked(self, pool, getattr(owner, "metadata_match", None)), None)
             return None
+        if tried:
+            pool = better_untried(self.pools, pool, tried, getattr(owner, "metadata_match", None))
         if self.serve(pool, owner, fresh):
             return None
         sentence = ""

@@ -8,9 +8,11 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from sidecar.address import Address
+from sidecar.cluster.health import Health
 from sidecar.errors import PluginFailed
 from sidecar.model import Cluster, Endpoint
-from sidecar.upstream.picking import observer_of
+from sidecar.upstream.endpoint import EndpointPool
+from sidecar.upstream.picking import better_untried, observer_of
 from tests.upstream.test_pool import Owner, Pools
 
 CLUSTER = Cluster(name="app", endpoints=(Endpoint(address=Address("127.0.0.1", 8000)),))
@@ -80,3 +82,55 @@ def test_nobody_is_told_when_nobody_asks() -> None:
     """It costs nothing then."""
     watch = lambda *told: None  # noqa: E731
     assert observer_of(CLUSTER, None, None) is None and observer_of(CLUSTER, watch, None) is watch
+
+
+def named(*ports: int) -> Any:
+    return {pool.address.port - 8000: pool for pool in Pools(endpoints=max(ports) + 1).connector.pools}
+
+
+def ejected(pool: Any) -> Any:
+    pool.health = Health(pool.text)
+    pool.health.ejected_until = 1e9
+    return pool
+
+
+def failing(pool: Any) -> Any:
+    pool.check_failure = "refused"
+    return pool
+
+
+def test_who_was_ejected_is_better_than_who_just_failed() -> None:
+    """A balancer knows one endpoint, and that one broke: the other one may be well again."""
+    pools = named(2)
+    assert better_untried([pools[0], ejected(pools[1]), failing(pools[2])], pools[0], (pools[0],), None) is pools[1]
+    assert better_untried([pools[0], failing(pools[1]), failing(pools[2])], pools[0], (pools[0],), None) is pools[0]
+    assert better_untried([pools[0], pools[1]], pools[0], (pools[0], pools[1]), None) is pools[0]
+
+
+def test_in_panic_who_is_well_is_better_than_who_is_not() -> None:
+    """Panic spreads first attempts over all; what failed already goes where it will not fail again."""
+    pools = named(3)
+    everybody = [failing(pools[0]), failing(pools[1]), pools[2], ejected(pools[3])]
+    assert better_untried(everybody, pools[1], (pools[0],), None) is pools[2]
+    assert better_untried(everybody, pools[1], (pools[0], pools[2]), None) is pools[3]
+    assert better_untried(everybody, pools[2], (pools[0],), None) is pools[2]
+
+
+def test_a_better_one_has_the_metadata_that_is_asked_for() -> None:
+    """A subset stays a subset, unless nobody is in it and the fallback chose."""
+    pools = {port: EndpointPool(Endpoint(address=Address("127.0.0.1", port), metadata={"v": "1" if port < 2 else "2"})) for port in range(1, 4)}
+    match = (("v", "2"),)
+    assert better_untried([pools[1], pools[2]], pools[2], (pools[2],), match) is pools[2]
+    assert better_untried([pools[1], pools[2], ejected(pools[3])], pools[2], (pools[2],), match) is pools[3]
+    assert better_untried([pools[1], ejected(pools[2])], pools[1], (pools[1],), (("v", "3"),)) is pools[2]
+
+
+def test_another_attempt_goes_to_who_was_ejected() -> None:
+    """End to end in memory: the connector asks."""
+    pools = Pools(endpoints=2)
+    first, second = pools.connector.pools
+    ejected(second)
+    pools.connector.pick = answering(first)
+    owner = Owner(pools)
+    pools.connector.open(owner, (first,), False)
+    assert len(second.connecting) == 1
