@@ -102,10 +102,12 @@ class GiveUp:
 
 @attrs.frozen
 class Unwell:
-    """The health check says that the endpoint is not well. `reason`: a few words for `/clusters` and the log. `at_once`: the endpoint itself says so, thresholds need not be waited for."""
+    """The health check says that the endpoint is not well. `reason`: a few words for `/clusters` and the log. `at_once`: the endpoint itself says so, thresholds need not be waited for.
+    `is_absent`: nobody is there at all, so that requests could not be served either; nothing is sent there when all endpoints are used because too few are well."""
 
     reason: str
     at_once: bool = False
+    is_absent: bool = False
 
 
 ALLOW = Allow()

@@ -19,15 +19,17 @@ NOT_YET = "not checked yet"
 
 class CheckState:
     """One endpoint under one check. `state`: UNCHECKED, HEALTHY or UNHEALTHY, `since` then. `reason`: of the last failure, "" before one.
-    `in_row`: results in a row that speak against the state. `checked_at`: end of the last probe, None before. All times in seconds of one clock.
+    `is_absent`: then nobody was there. `in_row`: results in a row that speak against the state. `checked_at`: end of the last probe, None before. All times in
+    seconds of one clock.
     """
 
-    __slots__ = ("checked_at", "in_row", "is_spread", "probes", "reason", "since", "state", "succeeded_last")
+    __slots__ = ("checked_at", "in_row", "is_absent", "is_spread", "probes", "reason", "since", "state", "succeeded_last")
 
     def __init__(self, now: float) -> None:
         self.state = UNCHECKED
         self.since = now
         self.reason = ""
+        self.is_absent = False
         self.in_row = 0
         self.probes = 0
         self.checked_at: float | None = None
@@ -37,6 +39,7 @@ class CheckState:
 
     def succeeded(self, settings: HealthCheck, now: float) -> bool:
         """A probe went well. Did the state change?"""
+        self.is_absent = False
         self._ended(True, now)
         if self.state is HEALTHY:
             self.in_row = 0
@@ -46,9 +49,9 @@ class CheckState:
             return False
         return self._become(HEALTHY, now)
 
-    def failed(self, settings: HealthCheck, reason: str, at_once: bool, now: float) -> bool:
+    def failed(self, settings: HealthCheck, reason: str, at_once: bool, now: float, is_absent: bool = False) -> bool:
         """A probe failed because of `reason`; `at_once`: the threshold does not matter. Did the state change?"""
-        self.reason = reason
+        self.reason, self.is_absent = reason, is_absent
         self._ended(False, now)
         if self.state is UNHEALTHY:
             self.in_row = 0

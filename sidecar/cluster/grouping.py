@@ -1,7 +1,7 @@
 """Endpoints sorted by who is used before whom: priorities, within them distances and localities, and of each those that are well.
 
-Pure: what comes in are objects with `configured` (`model.Endpoint`), `check_failure`, `health` and `weight`; what comes out are leaves, groups of endpoints
-among which one balancer chooses, each with its share of the requests.
+Pure: what comes in are objects with `configured` (`model.Endpoint`), `check_failure`, `is_absent`, `health` and `weight`; what comes out are leaves,
+groups of endpoints among which one balancer chooses, each with its share of the requests.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ Match = tuple[tuple[str, str], ...]
 @attrs.define
 class Group:
     """Endpoints of one locality in one level, those with weight 0 left out. `uncounted`: those that drain anyway, or are new and not checked yet;
-    `staying`: the others; `well`: of them."""
+    `staying`: the others; `well`: of them; `present`: those of them to be used in panic."""
 
     staying: list[Any] = attrs.field(factory=list)
     well: list[Any] = attrs.field(factory=list)
     uncounted: list[Any] = attrs.field(factory=list)
+
+    @property
+    def present(self) -> list[Any]:
+        """Nobody can be served where nothing listens: a health check that finds that is not mistaken, and to send requests there spares nobody."""
+        return [endpoint for endpoint in self.staying if not endpoint.is_absent]
 
 
 @attrs.define
@@ -50,12 +55,17 @@ class Level:
 @attrs.define
 class Leaf:
     """`key`: the same for the same group of endpoints before and after a change. `share`: of the requests; 0 for those that are only asked when others were
-    tried.
+    tried. `is_refuge`: only for requests that failed somewhere else already.
     """
 
-    key: tuple[int, int, Locality | None]
+    key: tuple[int, int, Locality | None, bool]
     share: float
     endpoints: list[Any]
+
+    @property
+    def is_refuge(self) -> bool:
+        """See the class."""
+        return self.key[3]
 
 
 def is_well(endpoint: Any) -> bool:
@@ -110,12 +120,26 @@ def levelled(endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, s
     shares = spread([level.counts for level in ordered], cluster.overprovisioning_factor, cluster.healthy_panic_threshold)
     for level, (share, panics) in zip(ordered, shares, strict=True):
         level.share, level.is_panicking = share, panics
+    if all(level.is_panicking or not level.counts[1] for level in ordered):
+        _share_by_presence(ordered)
     return ordered
 
 
+def _share_by_presence(levels: Sequence[Level]) -> None:
+    """When all levels panic they go by numbers of endpoints, and those where nobody is do not count unless they all are like that."""
+    counts = [sum(len(group.present) for group in level.groups.values()) for level in levels]
+    total = sum(counts)
+    for level, count in zip(levels, counts, strict=True):
+        if total:
+            level.share = count / total
+
+
 def leaves(levels: Sequence[Level], cluster: Cluster) -> list[Leaf]:
-    """Who is chosen among, in the order in which they are asked when those before were tried."""
+    """Who is chosen among, in the order in which they are asked when those before were tried. In panic the well ones are there twice: with the others for
+    requests that come, as the few could not bear them all, and by themselves for those that failed elsewhere.
+    """
     weights = {} if cluster.locality_lb is None else cluster.locality_lb.weights
+    is_anybody_there = any(group.present for level in levels for group in level.groups.values())
     found = []
     for level in levels:
         parts: list[tuple[Locality | None, float, list[Any]]] = []
@@ -123,9 +147,12 @@ def leaves(levels: Sequence[Level], cluster: Cluster) -> list[Leaf]:
             weight = 1.0 if place is None else float(weight_of(place, weights))
             if not level.is_panicking:
                 weight = locality_share(weight, len(group.well), len(group.staying), cluster.overprovisioning_factor)
-            used = group.staying if level.is_panicking else group.well
+            used = group.well if not level.is_panicking else group.present if is_anybody_there else group.staying
             if used:
                 parts.append((place, weight, used))
         total = sum(weight for _, weight, _ in parts) or 1.0
-        found += [Leaf((level.priority, level.distance, place), level.share * weight / total, used) for place, weight, used in parts]
+        found += [Leaf((level.priority, level.distance, place, False), level.share * weight / total, used) for place, weight, used in parts]
+    if any(level.is_panicking for level in levels):
+        wells = [(level, place, group.well) for level in levels for place, group in level.groups.items() if group.well]
+        found += [Leaf((level.priority, level.distance, place, True), float(len(well)), well) for level, place, well in wells]
     return found

@@ -29,14 +29,12 @@ class ByVersion(Connector):
         if self.h2_twin is not None:
             self.h2_twin.set_endpoints(endpoints)
 
-    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str) -> None:
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False) -> None:
         """See `Connector`."""
-        super().set_checked(pool, is_healthy, reason)
-        if self.h2_twin is not None:
-            for other in self.h2_twin.pools:
-                if other.address == pool.address:
-                    self.h2_twin.set_checked(other, is_healthy, reason)
-                    return
+        super().set_checked(pool, is_healthy, reason, is_absent)
+        other = None if self.h2_twin is None else self.h2_twin.members.at(pool.address)
+        if self.h2_twin is not None and other is not None:
+            self.h2_twin.set_checked(other, is_healthy, reason, is_absent)
 
     def add_subset(self, match: Match) -> None:
         """See `Connector`."""

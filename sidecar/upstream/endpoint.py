@@ -19,8 +19,8 @@ class EndpointPool:
     """
 
     __slots__ = (
-        "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_closed",
-        "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
+        "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_absent",
+        "is_closed", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -47,6 +47,8 @@ class EndpointPool:
         self.health: Any = None
         # Why active checks say that it is ill; None: they do not.
         self.check_failure: str | None = None
+        # ... because nobody is there.
+        self.is_absent = False
         # Since when it is well, seconds, where new ones start slowly; None: it is not.
         self.used_since: float | None = None
         # Does its share grow little by little when it becomes well, where new ones start slowly?

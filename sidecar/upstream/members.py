@@ -93,11 +93,17 @@ class Members:
         self._wanted = endpoints
         self._begin()
 
-    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str) -> None:
-        """What an active check found. A success also ends an ejection (Envoy: successful_active_health_check_uneject_host)."""
+    def at(self, address: Address) -> EndpointPool | None:
+        """The endpoint with this address, None when it is not in the cluster."""
+        return self._by_address.get(address)
+
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False) -> None:
+        """What an active check found; `is_absent`: nobody is there. A success also ends an ejection (Envoy: successful_active_health_check_uneject_host)."""
         failure = None if is_healthy else reason or "its active health check failed"
         is_changed = (pool.check_failure is None) != is_healthy
         pool.check_failure = failure
+        becomes_other = pool.is_absent != is_absent
+        pool.is_absent = is_absent
         if is_changed:
             (_log.info if is_healthy else _log.warn)(
                 "{cluster}: {endpoint} {what}",
@@ -108,7 +114,7 @@ class Members:
         detection = self._cluster.outlier_detection
         if is_healthy and self.watch is not None and detection is not None and detection.successful_active_health_check_uneject_host:
             is_changed |= self.watch.forgive(pool)
-        if is_changed:
+        if is_changed or becomes_other:
             self.changed()
 
     def add_subset(self, match: Match) -> None:

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sidecar.cluster.checking import HEALTHY, NOT_YET, UNCHECKED, UNHEALTHY, CheckState, combined
-from sidecar.errors import UpstreamError
+from sidecar.errors import ConnectFailed, UpstreamError
 from sidecar.model import HealthCheck
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.probe import Probe, ProbeConnector
@@ -220,7 +220,8 @@ class Checker:
         if isinstance(error, UpstreamError):
             # Its frames know the failure that knows it: a cycle for each probe of an outage, which only the collector would find.
             failure.cleanFailure()
-            self._ended(turn, Unwell(error.sentence))
+            # Another port says nothing about the one that requests go to.
+            self._ended(turn, Unwell(error.sentence, is_absent=type(error) is ConnectFailed and self.settings.port is None))
             return
         self._account.failures += 1
         text = f"the plugin {self.name} raised {type(error).__name__}: {error}"
@@ -248,7 +249,7 @@ class Checker:
             changed = state.succeeded(settings, now)
         else:
             self.counters["failure"] += 1
-            changed = state.failed(settings, problem.reason, problem.at_once, now)
+            changed = state.failed(settings, problem.reason, problem.at_once, now, problem.is_absent)
         turn.timer.set(now + state.delay(settings, self._saw_traffic or self._has_traffic(), self._dice()))
         if self._record is not None and (changed or (problem is not None and settings.always_log_health_check_failures)):
             self._write(turn, changed, is_first)
@@ -360,7 +361,8 @@ class ClusterChecks:
                 _log.warn("{cluster}: {endpoint} fails its first health check: {reason}", cluster=self.name, endpoint=pool.text, reason=reason)
         if not is_healthy or pool.check_failure is not None or all(state.succeeded_last for _, state in states):
             # A failure below the threshold leaves the state as it is, but it is no success, which would end an ejection.
-            self._connector.set_checked(pool, is_healthy, reason)
+            is_absent = any(state.state is UNHEALTHY and state.is_absent for _, state in states)
+            self._connector.set_checked(pool, is_healthy, reason, is_absent)
         if is_first:
             self._look_if_done()
 

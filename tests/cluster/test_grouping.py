@@ -25,6 +25,7 @@ class Peer:
         self.name = name
         self.configured = model.Endpoint(address=Address(name, 80), **configured)
         self.check_failure = check
+        self.is_absent = check == "absent"
         self.health = Health(name)
         self.health.ejected_until = 9.0 if ejected else 0.0
 
@@ -101,6 +102,16 @@ def test_panic_uses_all_but_those_that_leave() -> None:
     assert shown(grouped([peers[2]])[1]) == [(1.0, "c")]
 
 
+def test_panic_uses_nobody_who_is_absent() -> None:
+    """Unless all are. Then the well ones are a refuge for requests that failed elsewhere."""
+    peers = [Peer("a", ejected=True), Peer("b", check="absent"), Peer("c", check="absent"), Peer("d")]
+    levels, found = grouped(peers)
+    assert levels[0].is_panicking and shown(found) == [(1.0, "ad"), (1.0, "d")] and [leaf.is_refuge for leaf in found] == [False, True]
+    assert shown(grouped(peers[1:3])[1]) == [(1.0, "bc")]
+    elsewhere = [*peers[1:3], Peer("e", check="x", priority=1)]
+    assert shown(grouped(elsewhere)[1]) == [(1.0, "e")]
+
+
 def test_draining_endpoints_are_missed_by_nobody() -> None:
     """Half of them leaving is no reason to spill over."""
     peers = [Peer("a"), Peer("b", health="draining"), Peer("c", priority=1)]
@@ -117,7 +128,7 @@ def test_matching() -> None:
 PEERS = st.builds(
     Peer,
     name=st.sampled_from("abcdefgh"),
-    check=st.sampled_from([None, None, "x"]),
+    check=st.sampled_from([None, None, "x", "absent"]),
     ejected=st.booleans(),
     priority=st.integers(0, 2),
     weight=st.integers(0, 2),
@@ -130,12 +141,18 @@ PEERS = st.builds(
 def test_whatever_there_is(peers: list[Peer], mode: Any, panic: int) -> None:
     """No endpoint twice; every well one is in some leaf; ill ones only in panic; shares sum to 1 when anybody well is there."""
     levels, found = grouped(peers, A, locality_lb=None if mode is None else LocalityLB(mode=mode), healthy_panic_threshold=panic)
+    refuge = [peer for leaf in found if leaf.is_refuge for peer in leaf.endpoints]
+    found = [leaf for leaf in found if not leaf.is_refuge]
     used = [peer for leaf in found for peer in leaf.endpoints]
     assert len(used) == len(set(used))
     well = {peer for peer in peers if is_well(peer) and peer.configured.weight}
     assert well <= set(used)
     if not any(level.is_panicking for level in levels):
-        assert set(used) == well
+        assert set(used) == well and not refuge
+    elif refuge:
+        assert set(refuge) == well and len(refuge) == len(well)
+    if any(not peer.is_absent for peer in used):
+        assert not any(peer.is_absent for peer in used)
     assert sum(leaf.share for leaf in found) <= 1.0 + 1e-9
     if well:
         assert sum(leaf.share for leaf in found) == pytest.approx(1.0)

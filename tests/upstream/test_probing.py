@@ -804,3 +804,20 @@ def test_a_tcp_probe_is_given_up() -> None:
     probe.connect().addErrback(failures.append)
     probe.request(b"GET", b"/").addErrback(failures.append)
     assert [str(each.value) for each in failures] == ["the probe is over"] * 2
+
+
+def test_who_is_absent() -> None:
+    """A refused connection says that nobody is there, as long as the check asks at the port that requests go to; no answer in time does not."""
+    for settings, error, is_absent in (
+        ({}, ConnectFailed("refused"), True),
+        ({}, UpstreamHandshakeFailed("who are you?"), False),
+        ({"port": 9000}, ConnectFailed("refused"), False),
+    ):
+        world = World(**settings)
+        plugin = world.plugins[0]
+        pool = world.connector.pools[0]
+        plugin.answer(next(iter(plugin.probes)), error)
+        assert pool.check_failure and pool.is_absent is is_absent
+        world.clock.pump([0.5] * 20)
+        plugin.answer(next(iter(plugin.probes)))
+        assert pool.check_failure and not pool.is_absent, "there are two answers needed to bring it back"
