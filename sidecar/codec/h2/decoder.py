@@ -2,7 +2,8 @@
 
 Fields in the dynamic table are complete `Field` tuples, checked and rendered when they entered it, so that a reference to one costs a look into a list.
 Whole blocks are remembered too, with what the connection made of them, for as long as the table does not change: peers that repeat themselves send the very
-same octets.
+same octets. Some peers (nginx) never look into their table and put the same fields into it with every block. What such a block says does not depend on the
+table, so it is remembered with what it adds, and this is added again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.codec.h2 import huffman
-from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS, STATIC, STATIC_COUNT, NeverIndexed, entry_size, received_field
+from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS, ENTRY_OVERHEAD, STATIC, STATIC_COUNT, NeverIndexed, entry_size, received_field
 from sidecar.headers import Field
 
 # Blocks remembered at a time, and octets of the longest one kept: at most 32 KiB of keys for a connection.
@@ -24,6 +25,8 @@ _INTEGER_OCTETS = 4
 
 
 _FIRST = STATIC_COUNT + 1
+_FIRST_INDEXED = 0x80 | _FIRST  # the octet that refers to the first entry of the dynamic table, and the one that takes its name
+_FIRST_NAMED = 0x40 | _FIRST
 
 
 class CompressionError(Exception):
@@ -36,7 +39,10 @@ class Decoder:
     `memory`: block -> whatever the caller made of it; cleared when the table changes. Callers put things in through `remember`.
     """
 
-    __slots__ = ("_announced", "_limit", "_must_shrink", "_room", "_size", "_table", "_used", "may_remember", "memory")
+    __slots__ = (
+        "_added", "_adding", "_adding_room", "_adding_used", "_announced", "_limit", "_must_shrink", "_room", "_size", "_table", "_used",
+        "may_remember", "memory",
+    )  # fmt: skip
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
         # Both tables in one list, so that an index needs no looking which: the newest entry is at 62, the oldest is the last.
@@ -49,6 +55,12 @@ class Decoder:
         self.may_remember = False  # did the last block change nothing, and hold nothing never to be kept?
         self._room = REMEMBERED_BLOCKS
         self._used = False
+        # What the last block added, the newest first, if its fields do not depend on the dynamic table; else None.
+        self._added: list[Field] | None = None
+        # block -> (what the caller made of it, what it adds, the size of that)
+        self._adding: dict[bytes, tuple[Any, list[Field], int]] = {}
+        self._adding_room = REMEMBERED_BLOCKS
+        self._adding_used = False
 
     def __repr__(self) -> str:
         return f"<Decoder {len(self._table) - _FIRST} entries, {self._size} of {self._limit} octets>"
@@ -60,24 +72,55 @@ class Decoder:
         self._announced = table_octets
         self._must_shrink = table_octets < self._limit
         if self._must_shrink:
-            self._forget()  # so that the next block is looked at
+            # So that the next block is looked at.
+            self._forget()
+            self._adding.clear()
 
-    def recall(self, block: bytes) -> Any:
-        """What `remember` was given for `block`, or None."""
+    def recall(self, block: bytes, kind: type) -> Any:
+        """What `remember` was given for `block`, if it is of this type; else None, and the block has to be decoded. Once for each block that comes: one that
+        adds to the table has done so then.
+        """
         found = self.memory.get(block)
         if found is not None:
+            if type(found) is not kind:
+                return None
             self._used = True
-        return found
+            return found
+        adding = self._adding.get(block)
+        if adding is None or type(adding[0]) is not kind:
+            return None
+        self._adding_used = True
+        meaning, added, size = adding
+        self._table[_FIRST:_FIRST] = added
+        self._size += size
+        if self._size > self._limit:
+            self._evict()
+        if self.memory:
+            self._forget()
+        return meaning
 
     def remember(self, block: bytes, meaning: Any) -> None:
         """Keep `meaning` for the same octets, if the block just decoded may be kept."""
-        if not self.may_remember or len(block) > REMEMBERED_BLOCK_OCTETS:
+        if len(block) > REMEMBERED_BLOCK_OCTETS:
+            return
+        if not self.may_remember:
+            if self._added:
+                self._remember_adding(block, meaning, self._added)
             return
         self._room -= 1
         if self._room >= 0:
             self.memory[block] = meaning
         elif self._used or self._room < -PASSED_BLOCKS:
             self._forget()
+
+    def _remember_adding(self, block: bytes, meaning: Any, added: list[Field]) -> None:
+        self._adding_room -= 1
+        if self._adding_room >= 0:
+            self._adding[block] = meaning, added, sum(map(entry_size, added))
+        elif self._adding_used or self._adding_room < -PASSED_BLOCKS:
+            self._adding.clear()
+            self._adding_room = REMEMBERED_BLOCKS
+            self._adding_used = False
 
     def _forget(self) -> None:
         self.memory.clear()
@@ -95,7 +138,8 @@ class Decoder:
         table = self._table
         position = 0
         end = len(block)
-        keep = True
+        keep = is_fixed = True
+        added: list[Field] = []
         try:
             if self._must_shrink:
                 self._check_shrunk(block)
@@ -104,32 +148,43 @@ class Decoder:
                 position += 1
                 if octet > 0x80:  # indexed (section 6.1)
                     if octet < 0xFF:
+                        if octet >= _FIRST_INDEXED:
+                            is_fixed = False
                         append(table[octet - 0x80])
                     else:
+                        is_fixed = False
                         index, position = read_integer(block, position, 0x7F)
                         append(table[index])
                 elif octet >= 0x40:
                     if octet == 0x80:
                         raise CompressionError("index 0 is referred to")
                     keep = False
+                    if octet >= _FIRST_NAMED:
+                        is_fixed = False
                     field, position = self._literal(block, position, octet & 0x3F, 0x3F)  # with incremental indexing (section 6.2.1)
                     append(field)
+                    added.append(field)
                     self._add(field)
                 elif octet >= 0x20:
                     if fields:
                         raise CompressionError("the table size changes within a block")  # section 4.2
-                    keep = False
+                    keep = is_fixed = False
                     size, position = read_integer(block, position, 0x1F) if octet == 0x3F else (octet & 0x1F, position)
                     self._resize(size)
                 else:
+                    if octet & 0x0F == 0x0F:
+                        # The index that follows may be beyond the static table.
+                        is_fixed = False
                     field, position = self._literal(block, position, octet & 0x0F, 0x0F)
                     if octet >= 0x10:  # never indexed (section 6.2.3)
-                        keep = False
+                        keep = is_fixed = False
                         field = NeverIndexed(field)
                     append(field)
         except IndexError:
             raise CompressionError("the block ends too early, or an index is beyond the tables") from None
         self.may_remember = keep
+        added.reverse()
+        self._added = added if is_fixed else None
         return fields
 
     def _check_shrunk(self, block: bytes) -> None:
@@ -160,8 +215,11 @@ class Decoder:
     def _evict(self) -> None:
         """Oldest first; an entry larger than the table empties it (section 4.4)."""
         table = self._table
-        while self._size > self._limit:
-            self._size -= entry_size(table.pop())
+        size = self._size
+        while size > self._limit:
+            name, value, _ = table.pop()
+            size -= len(name) + len(value) + ENTRY_OVERHEAD
+        self._size = size
 
     def _resize(self, octets: int) -> None:
         if octets > self._announced:

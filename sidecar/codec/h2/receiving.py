@@ -199,9 +199,9 @@ class ReceivingHalf(SendingHalf):
             self._gaps = [*self._gaps[1 - REMEMBERED_GAPS :], (self._last_peer_stream, stream_id)]
         self._last_peer_stream = stream_id
         limits = self.limits
-        parts = self._decoder.recall(block)
+        parts = self._decoder.recall(block, tuple)
         too_large = None
-        if type(parts) is not tuple:
+        if parts is None:
             fields = self._decode(block)
             if stream_id > self._last_accepted:
                 self.counters["streams_ignored"] += 1
@@ -255,8 +255,8 @@ class ReceivingHalf(SendingHalf):
         self._remember_end(stream_id, RESET_SENT)
 
     def _take_response(self, stream: Stream, after: int, end: int, block: bytes, events: Events) -> None:
-        parts = self._decoder.recall(block)
-        if type(parts) is not tuple:
+        parts = self._decoder.recall(block, tuple)
+        if parts is None:
             fields = self._decode(block)
             try:
                 self._weigh(fields, block)
@@ -290,8 +290,8 @@ class ReceivingHalf(SendingHalf):
                 self._forget(stream, CLOSED)
 
     def _take_trailers(self, stream: Stream, after: int, end: int, block: bytes, events: Events) -> None:
-        trailers = self._decoder.recall(block)
-        if type(trailers) is not list:
+        trailers = self._decoder.recall(block, list)
+        if trailers is None:
             fields = self._decode(block)
             try:
                 self._weigh(fields, block)
