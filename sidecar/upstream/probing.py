@@ -293,6 +293,7 @@ class ClusterChecks:
         self._unchecked: set[EndpointPool] = set()
         self._waiting: list[Deferred[None]] = []
         self._none = CheckState(0.0)
+        self._has_begun = False
         for checker in checkers:
             checker.told = self._told
         connector.membership_observers.append(self._changed)
@@ -300,6 +301,7 @@ class ClusterChecks:
     def start(self) -> Deferred[None]:
         """Begin. Fires when each endpoint that there is by then has been checked once. Until `warmed` those of the beginning are in use: nothing is served
         yet, and an endpoint is only taken out, with a line in the log, that was looked at."""
+        self._has_begun = True
         self._add(list(self._connector.pools))
         done: Deferred[None] = Deferred()
         self._waiting.append(done)
@@ -330,6 +332,9 @@ class ClusterChecks:
         return [checker.snapshot(pool) for checker in self.checkers]
 
     def _changed(self, added: list[EndpointPool], removed: list[EndpointPool]) -> None:
+        if not self._has_begun:
+            # What discovery finds before is there when checks begin.
+            return
         for pool in removed:
             self._unchecked.discard(pool)
             for checker in self.checkers:

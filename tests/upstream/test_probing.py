@@ -68,7 +68,7 @@ class World:
 
     def __init__(
         self, *plugins: Any, endpoints: int = 1, protocol: str = "h1", fail_open: bool = False, warmed: bool = True, kept: int = 100,
-        cluster: dict[str, Any] | None = None, **settings: Any,
+        begin: bool = True, cluster: dict[str, Any] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.clock = Clock()
         self.clock.advance(1000.0)
@@ -91,7 +91,8 @@ class World:
         self.checkers = [self._checker(*each) for each in zip(checks, self.plugins, self.accounts, strict=True)]
         self.connector.checks = self.checks = ClusterChecks(self.connector, self.checkers)
         self.done: list[Any] = []
-        self.checks.start().addCallback(self.done.append)
+        if begin:
+            self.checks.start().addCallback(self.done.append)
         if warmed:
             self.checks.warmed()
 
@@ -821,3 +822,18 @@ def test_who_is_absent() -> None:
         world.clock.pump([0.5] * 20)
         plugin.answer(next(iter(plugin.probes)))
         assert pool.check_failure and not pool.is_absent, "there are two answers needed to bring it back"
+
+
+def test_endpoints_that_were_found_before_the_start_are_asked_once() -> None:
+    """Discovery comes first: what it has told of by then is neither checked twice nor left behind when it goes."""
+    world = World(endpoints=0, warmed=False, begin=False)
+    world.connector.set_endpoints(world.made(1, 2))
+    world.checks.start()
+    world.checks.warmed()
+    plugin = world.plugins[0]
+    assert sorted(plugin.order) == [1, 2] and world.checkers[0].running == 2
+    for port in (1, 2):
+        plugin.answer(port)
+    world.connector.set_endpoints(world.made(1))
+    world.clock.pump([0.5] * 21)
+    assert sorted(plugin.order) == [1, 1, 2]
