@@ -7,7 +7,7 @@ import ipaddress
 import attrs
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)  # each set of endpoints is compared with others by their addresses
 class Address:
     """Where to listen or connect: `host` and `port` for TCP, or `path` for a UNIX socket (then `host` is empty and `port` 0).
 

@@ -7,7 +7,7 @@ Pure: what happened and `now` come in, and whether the set of usable endpoints c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 from sidecar.model import OutlierDetection
@@ -54,7 +54,7 @@ class Health:
 class OutlierJudge:
     """Judges the endpoints of one cluster. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection."""
 
-    __slots__ = ("_dice", "_ejected", "_out", "_settings", "healths", "next_interval")
+    __slots__ = ("_dice", "_ejected", "_next_return", "_settings", "healths", "next_interval", "out")
 
     def __init__(
         self,
@@ -69,6 +69,9 @@ class OutlierJudge:
         self._ejected = ejected
         self.next_interval = now + settings.interval
         self.healths: Sequence[Health] = ()
+        # Those of them that are ejected: asked at each failure, and far fewer. And when the first of them comes back, or earlier.
+        self.out: dict[Health, None] = {}
+        self._next_return = inf
         self.watch(healths)
 
     def watch(self, healths: Sequence[Health]) -> None:
@@ -78,8 +81,8 @@ class OutlierJudge:
         for health in healths:
             health.is_watched = True
         self.healths = healths
-        # How many are ejected: asked at each failure.
-        self._out = sum(health.is_ejected for health in healths)
+        self.out = {health: None for health in healths if health.is_ejected}
+        self._look_ahead()
 
     def observe(self, health: Health, status: int, now: float) -> bool:
         """An attempt at this endpoint ended with `status` (503 for a connection that failed or broke, 504 for no answer in time). Was it ejected for it?"""
@@ -111,10 +114,11 @@ class OutlierJudge:
     def sweep(self, now: float) -> bool:
         """Time went on: those whose time is over come back, and at the end of an interval the rates are judged. Did the usable endpoints change?"""
         changed = False
-        for health in self.healths:
-            if health.is_ejected and now >= health.ejected_until:
+        if now >= self._next_return:
+            for health in [each for each in self.out if now >= each.ejected_until]:
                 self.forgive(health, now)
                 changed = True
+            self._look_ahead()
         if now < self.next_interval:
             return changed
         self.next_interval = now + self._settings.interval
@@ -131,11 +135,14 @@ class OutlierJudge:
         health.ejected_until = 0.0
         health.returned_at = now
         health.in_row = health.gateway_in_row = 0
-        self._out -= health.is_watched
+        self.out.pop(health, None)
 
     def next_change(self) -> float:
         """When `sweep` is to be called next, seconds."""
-        return min([self.next_interval, *(health.ejected_until for health in self.healths if health.is_ejected)])
+        return min(self.next_interval, self._next_return)
+
+    def _look_ahead(self) -> None:
+        self._next_return = min((each.ejected_until for each in self.out), default=inf)
 
     def _judge_success_rates(self, now: float) -> bool:
         """Those far below the others: below the mean less `success_rate_stdev_factor` thousandths of the standard deviation."""
@@ -174,9 +181,9 @@ class OutlierJudge:
         settings = self._settings
         if health.is_ejected or not enforcing or (enforcing < 100 and self._dice() * 100.0 >= enforcing):
             return False
-        if 100.0 * self._out >= settings.max_ejection_percent * len(self.healths):
+        if 100.0 * len(self.out) >= settings.max_ejection_percent * len(self.healths):
             return False
-        self._out += 1
+        self.out[health] = None
         longest = max(settings.base_ejection_time, settings.max_ejection_time)
         if settings.base_ejection_time * health.times < longest:
             # Beyond, it would only take longer to be forgiven.
@@ -186,6 +193,7 @@ class OutlierJudge:
         if settings.max_ejection_time_jitter:
             seconds += self._dice() * settings.max_ejection_time_jitter
         health.ejected_until = now + seconds
+        self._next_return = min(self._next_return, health.ejected_until)
         health.reason = reason
         health.in_row = health.gateway_in_row = 0
         self._ejected(health, seconds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sidecar.address import Address
+from sidecar.discovery.steps import in_turns
 from sidecar.model import Endpoint
+from sidecar.naming.places import Steps, sliced
 
 _log = Logger(namespace="sidecar.discovery")
 
@@ -33,7 +35,8 @@ class ClusterDiscovery:
         self._hand_on = hand_on
         self._clock = clock
         self._refusal = ""
-        self._addresses: frozenset[Address] = frozenset()
+        self._addresses: set[Address] = set()
+        self._saying: Deferred[None] | None = None
         self._next: tuple[Endpoint, ...] | None = None
         self._window: Any = None
         self._first: Deferred[None] | None = None
@@ -59,6 +62,7 @@ class ClusterDiscovery:
         self._is_stopped = True
         if self._window is not None and self._window.active():
             self._window.cancel()
+        self._end_saying()
         self._fire()
         try:
             self._plugin.stop()
@@ -114,15 +118,33 @@ class ClusterDiscovery:
         self.count = len(endpoints)
         self._window = self._clock.callLater(MERGE_SECONDS, self._use)
         self._hand_on(endpoints)
-        # Thousands of addresses take milliseconds to compare; the cluster has had its part of this turn.
-        self._clock.callLater(0, self._say, endpoints)
+        # Thousands of addresses take long to compare. What was not said yet is said with this.
+        self._end_saying()
+        self._saying = in_turns(self._clock, self._said(endpoints))
+        self._saying.addErrback(self._not_said)
 
-    def _say(self, endpoints: tuple[Endpoint, ...]) -> None:
-        addresses = frozenset([each.address for each in endpoints])
-        before, self._addresses = self._addresses, addresses
-        came, went = len(addresses - before), len(before - addresses)
+    def _said(self, endpoints: tuple[Endpoint, ...]) -> Steps[None]:
+        addresses: set[Address] = set()
+        for piece in sliced(endpoints):
+            addresses.update([each.address for each in piece])
+            yield
+        stayed = 0
+        for each in sliced(addresses):
+            stayed += len(self._addresses.intersection(each))
+            yield
+        came, went = len(addresses) - stayed, len(self._addresses) - stayed
+        self._addresses = addresses
         said = ", ".join(filter(None, (_counted(came, "came"), _counted(went, "went")))) or "endpoints changed in what is known of them"
         _log.info("{cluster}: {said} ({plugin}); {count} now", cluster=self.cluster, said=said, plugin=self.plugin_name, count=len(addresses))
+
+    def _end_saying(self) -> None:
+        saying, self._saying = self._saying, None
+        if saying is not None:
+            saying.cancel()
+
+    def _not_said(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            _log.failure("{cluster}: what changed could not be told", failure, cluster=self.cluster)
 
     # -- what is shown -----------------------------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from sidecar.discovery.steps import in_turns
 from sidecar.model import Endpoint
+from sidecar.naming.places import Steps, sliced
+
+COMPARED_AT_ONCE = 1000  # endpoints, a millisecond; more are compared in steps
 
 Changed = Callable[[Sequence[Endpoint]], None]
 
@@ -29,6 +33,7 @@ class Findings:
         self._changed: Changed | None = None
         self._first: Deferred[None] | None = None
         self._known: tuple[Endpoint, ...] | None = None
+        self._comparing: Deferred[Any] | None = None
 
     @property
     def is_watching(self) -> bool:
@@ -49,11 +54,24 @@ class Findings:
             self._log.info("{source}: it can be looked up again", source=self.source)
         self.last_success = self._clock.seconds()
         self._remark(remark)
-        known = tuple(endpoints)
-        if known != self._known:
-            self._known = known
-            self._changed(known)
+        self._end_comparing()
+        found = tuple(endpoints)
+        if self._known is None or len(found) != len(self._known) or len(found) <= COMPARED_AT_ONCE:
+            self._taken(found, found != self._known)
+            return
+        self._comparing = in_turns(self._clock, _is_other(found, self._known))
+        self._comparing.addCallback(lambda is_other: self._taken(found, is_other)).addErrback(lambda failure: failure.trap(CancelledError))
+
+    def _taken(self, found: tuple[Endpoint, ...], is_other: bool) -> None:
+        if is_other and self._changed is not None:
+            self._known = found
+            self._changed(found)
         self.give_up()
+
+    def _end_comparing(self) -> None:
+        comparing, self._comparing = self._comparing, None
+        if comparing is not None:
+            comparing.cancel()
 
     def confirmed(self) -> None:
         """What is known still holds."""
@@ -76,6 +94,7 @@ class Findings:
     def stop(self) -> None:
         """Nobody is told any more."""
         self._changed = None
+        self._end_comparing()
         self.give_up()
 
     def snapshot(self) -> dict[str, Any]:
@@ -87,3 +106,12 @@ class Findings:
             # A file's sentences begin with its name.
             self._log.warn("{error}", error=sentence if sentence.startswith(self.source) else f"{self.source}: {sentence}")
         self.last_error = sentence
+
+
+def _is_other(found: tuple[Endpoint, ...], known: tuple[Endpoint, ...]) -> Steps[bool]:
+    """Do these, as many as those, differ from them?"""
+    for one, other in zip(sliced(found), sliced(known), strict=True):
+        if one != other:
+            return True
+        yield
+    return False

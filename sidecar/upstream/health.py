@@ -12,6 +12,8 @@ from sidecar.cluster.health import Health, OutlierJudge
 from sidecar.model import Cluster
 
 _log = Logger(namespace="sidecar.upstream")
+# Endpoints named in the log when many go out or come back at the same time: each line takes a tenth of a millisecond.
+LOGGED_AT_ONCE = 20
 
 
 class EndpointWatch:
@@ -27,7 +29,7 @@ class EndpointWatch:
         assert cluster.outlier_detection is not None
         self.ejections = 0
         self._name = cluster.name
-        self._pools: Sequence[Any] = ()
+        self._unsaid: list[tuple[Health, float]] = []
         self._tell = changed
         self._seconds = seconds
         self._judge = OutlierJudge(cluster.outlier_detection, [], seconds(), Random().random, self._ejected)
@@ -41,7 +43,6 @@ class EndpointWatch:
 
     def watch(self, pools: Sequence[Any]) -> None:
         """These are the cluster's endpoints now, all of them admitted."""
-        self._pools = pools
         self._judge.watch([pool.health for pool in pools])
 
     def forgive(self, pool: Any) -> bool:
@@ -56,6 +57,7 @@ class EndpointWatch:
     def observe(self, pool: Any, status: int, seconds: float) -> None:
         """An attempt at this endpoint ended with this status; 503 and 504 also stand for no answer at all."""
         if self._judge.observe(pool.health, status, self._seconds()):
+            self._say_ejected()
             self._changed()
 
     def stop(self) -> None:
@@ -69,17 +71,27 @@ class EndpointWatch:
 
     def _ejected(self, health: Health, seconds: float) -> None:
         self.ejections += 1
-        sentence = "{cluster}: {endpoint} gets no requests for {time:g} s: {reason}"
-        _log.warn(sentence, cluster=self._name, endpoint=health.name, time=seconds, reason=health.reason)
+        self._unsaid.append((health, seconds))
 
     def _sweep(self) -> None:
-        out = {pool.text for pool in self._pools if pool.health.is_ejected}
+        out = list(self._judge.out)
         if self._judge.sweep(self._seconds()):
-            for name in sorted(out - {pool.text for pool in self._pools if pool.health.is_ejected}):
-                _log.info("{cluster}: {endpoint} gets requests again", cluster=self._name, endpoint=name)
+            self._say_ejected()
+            self._say("{cluster}: {endpoint} gets requests again", [{"endpoint": each.name} for each in out if not each.is_ejected], _log.info)
             self._changed()
         else:
             self._timer.set(self._judge.next_change())
+
+    def _say_ejected(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        news = [{"endpoint": health.name, "time": seconds, "reason": health.reason} for health, seconds in unsaid]
+        self._say("{cluster}: {endpoint} gets no requests for {time:g} s: {reason}", news, _log.warn)
+
+    def _say(self, sentence: str, news: list[dict[str, Any]], log: Callable[..., None]) -> None:
+        for each in news[:LOGGED_AT_ONCE]:
+            log(sentence, cluster=self._name, **each)
+        if len(news) > LOGGED_AT_ONCE:
+            log("{cluster}: likewise {count} more, see /clusters", cluster=self._name, count=len(news) - LOGGED_AT_ONCE)
 
     def _changed(self) -> None:
         self._timer.set(self._judge.next_change())
