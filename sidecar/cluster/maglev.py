@@ -6,16 +6,18 @@ take turns at taking the first free one.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 from zope.interface import implementer
 
-from sidecar.cluster.hashing import Keyed, hash64
+from sidecar.cluster.hashing import Keyed, by_name, hash64
 from sidecar.cluster.slices import Slices
 from sidecar.interfaces import IBalancer, IGradualBalancer
 
+FREE = -1  # nobody's place yet
 TABLE_SIZE = 16_381  # a prime; Envoy's 65537 would stop the event loop for longer than 20 ms at each update
 
 
@@ -33,48 +35,54 @@ class Maglev(Keyed):
             if any(size % divisor == 0 for divisor in range(2, int(size**0.5) + 1)):
                 raise ValueError(f"table_size must be a prime, got {size}")
 
-    __slots__ = ("_owners", "_size", "_table")
+    __slots__ = ("_entries", "_owners", "_size", "_table")
 
     def __init__(self, config: Config, context: object) -> None:
         super().__init__()
         self._size = config.table_size
-        self._table: list[Any] = []
-        self._owners: frozenset[Any] = frozenset()
+        # Whose each place is (an index of `_entries`): numbers in a row, which the collector need not look at.
+        self._table = array("i")
+        self._entries: list[Any] = []
+        self._owners = 0  # how many have a place
 
     def building(self, endpoints: list[Any], slices: Slices) -> Iterator[None]:
         """Take turns, the lighter ones less often, until every place is taken."""
         size = self._size
+        names, order = yield from by_name(endpoints, slices)
         # Nobody beyond the table's size could get a place.
-        entries = sorted(endpoints, key=lambda endpoint: str(endpoint.address))[:size]
+        del order[size:]
+        entries = [endpoints[number] for number in order]
         if not entries:
-            self._table, self._owners = [], frozenset()
+            self._table, self._entries, self._owners = array("i"), [], 0
             return
-        heaviest = max(endpoint.weight for endpoint in entries)
-        # [endpoint, next place to try, step, weight, what it has gathered towards its next turn]
-        turns = []
-        for endpoint in entries:
-            name = str(endpoint.address).encode()
-            turns.append([endpoint, hash64(name + b"/offset") % size, hash64(name + b"/skip") % (size - 1) + 1, endpoint.weight, 0])
+        # The next place that each tries, and its step.
+        places, steps = array("Q"), array("Q")
+        for number in order:
+            name = names[number].encode()
+            places.append(hash64(name + b"/offset") % size)
+            steps.append(hash64(name + b"/skip") % (size - 1) + 1)
             if slices.done(2):
                 yield
-        table: list[Any] = [None] * size
-        yield from self._filled(table, turns, heaviest, slices)
-        self._table, self._owners = table, frozenset(table)
+        table = array("i", [FREE]) * size
+        yield from self._filled(table, places, steps, [endpoint.weight for endpoint in entries], slices)
+        self._table, self._entries, self._owners = table, entries, len(set(table))
 
-    def _filled(self, table: list[Any], turns: list[list[Any]], heaviest: int, slices: Slices) -> Iterator[None]:
+    def _filled(self, table: array[int], places: array[int], steps: array[int], weights: list[int], slices: Slices) -> Iterator[None]:
         size = free = self._size
+        heaviest = max(weights)
+        gathered = [0] * len(weights)  # by each towards its next turn
         while True:
-            for turn in turns:
-                turn[4] += turn[3]
+            for owner, weight in enumerate(weights):
+                gathered[owner] += weight
                 pieces = 1
-                if turn[4] >= heaviest:
-                    turn[4] -= heaviest
-                    place, step = turn[1], turn[2]
-                    while table[place] is not None:
+                if gathered[owner] >= heaviest:
+                    gathered[owner] -= heaviest
+                    place, step = places[owner], steps[owner]
+                    while table[place] != FREE:
                         place = (place + step) % size
                         pieces += 1
-                    table[place] = turn[0]
-                    turn[1] = place
+                    table[place] = owner
+                    places[owner] = place
                     free -= 1
                     if not free:
                         return
@@ -84,12 +92,12 @@ class Maglev(Keyed):
 
     def by_key(self, key: int, tried: tuple[Any, ...]) -> Any:
         """The owner of the key's place, or of the next place whose owner was not tried."""
-        table = self._table
+        table, entries = self._table, self._entries
         index = key % self._size
         if tried:
-            if self._owners.issubset(tried):
+            if len(tried) >= self._owners and all(entries[owner] in tried for owner in set(table)):
                 # Somebody without a place is left.
                 return self.shares.without(tried).at(0.0)
-            while table[index] in tried:
+            while entries[table[index]] in tried:
                 index = (index + 1) % self._size
-        return table[index]
+        return entries[table[index]]

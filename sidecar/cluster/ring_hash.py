@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from zope.interface import implementer
 
-from sidecar.cluster.hashing import Keyed, hash64
+from sidecar.cluster.hashing import Keyed, by_name, hash64
 from sidecar.cluster.slices import Slices
 from sidecar.interfaces import IBalancer, IGradualBalancer
 
@@ -31,49 +32,47 @@ class RingHash(Keyed):
         places_per_endpoint: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = PLACES
         maximum_ring_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = MAXIMUM_RING_SIZE
 
-    __slots__ = ("_config", "_owners", "_places", "_places_of")
+    __slots__ = ("_config", "_owners", "_places", "_places_of", "_ranked")
 
     def __init__(self, config: Config, context: object) -> None:
         super().__init__()
         self._config = config
-        self._places: list[int] = []
-        self._owners: list[Any] = []
+        # Numbers in a row, which the collector need not look at: where each place is on the ring, and whose it is (an index of `_ranked`).
+        self._places = array("Q")
+        self._owners = array("I")
+        self._ranked: list[Any] = []
         # address -> its places so far, so that an update hashes only what is new
-        self._places_of: dict[str, list[int]] = {}
+        self._places_of: dict[str, array[int]] = {}
 
     def building(self, endpoints: list[Any], slices: Slices) -> Iterator[None]:
         """Each endpoint gets places by weight. To sort a large ring would take too long at once, so it is sorted arc by arc."""
-        known, hashed = self._places_of, {}
-        # In the order of their names, which decide between two at the same place, so that the order of the endpoints does not.
-        named = sorted([(str(endpoint.address), number) for number, endpoint in enumerate(endpoints)])
-        if slices.done(2 * len(named)):
-            yield
+        known: dict[str, array[int]] = self._places_of
+        hashed: dict[str, array[int]] = {}
+        names, order = yield from by_name(endpoints, slices)
         counts = self._counts([endpoint.weight for endpoint in endpoints])
-        # Place and rank in one number: tens of thousands of pairs would keep the collector busy for longer than a step.
+        # Place and rank in one number.
         arcs: list[list[int]] = [[] for _ in range(1 << ARC_BITS)]
-        for rank, (name, number) in enumerate(named):
-            count = counts[number]
-            places = known.get(name, [])
-            places += [hash64(b"%b_%d" % (name.encode(), number)) for number in range(len(places), count)]
+        for rank, number in enumerate(order):
+            name, count = names[number], counts[number]
+            places = known.get(name) or array("Q")
+            places.extend([hash64(b"%b_%d" % (name.encode(), place)) for place in range(len(places), count)])
             hashed[name] = places
             for place in places[:count]:
                 arcs[place >> 64 - ARC_BITS].append(place << RANK_BITS | rank)
             if slices.done(count + 2):
                 yield
-        ring_places: list[int] = []
-        owners: list[Any] = []
-        ranked = [endpoints[number] for _, number in named]
+        ring_places, owners = array("Q"), array("I")
         arcs.reverse()
         while arcs:
             # Taken out, so that it is freed now and not with all the others.
             arc = arcs.pop()
             arc.sort()
-            ring_places += [entry >> RANK_BITS for entry in arc]
-            owners += [ranked[entry & (1 << RANK_BITS) - 1] for entry in arc]
+            ring_places.extend([entry >> RANK_BITS for entry in arc])
+            owners.extend([entry & (1 << RANK_BITS) - 1 for entry in arc])
             if slices.done(len(arc)):
                 yield
         self._places_of = hashed
-        self._places, self._owners = ring_places, owners
+        self._places, self._owners, self._ranked = ring_places, owners, [endpoints[number] for number in order]
 
     def _counts(self, weights: list[int]) -> list[int]:
         """Places for each weight."""
@@ -84,8 +83,8 @@ class RingHash(Keyed):
 
     def by_key(self, key: int, tried: tuple[Any, ...]) -> Any:
         """The next place clockwise whose owner was not tried."""
-        owners = self._owners
+        owners, ranked = self._owners, self._ranked
         index = bisect_left(self._places, key) % len(owners)
-        while owners[index] in tried:
+        while ranked[owners[index]] in tried:
             index = (index + 1) % len(owners)
-        return owners[index]
+        return ranked[owners[index]]
