@@ -108,7 +108,7 @@ class Sidecar:
     async def start(self) -> None:
         """Admin first (so that a start can be watched), then identity, clusters, plugins, and listeners last: they open only when the sidecar can serve."""
         if self.config.admin is not None:
-            self.admin = AdminServer(make_pages(self), self.wheel, self.reactor.seconds)
+            self.admin = AdminServer(make_pages(self), self.wheel, self.reactor)
             self.admin.start(self.config.admin.address, self._listen)
         self._load_certificates()
         for cluster in self.config.clusters:

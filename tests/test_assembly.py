@@ -142,6 +142,7 @@ def test_request_passes_from_listener_to_cluster() -> None:
     assert EVENTS == ["start", "log 200", "done 200"]
     admin = sidecar.ports[0].connect()
     admin.receive(b"".join(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % each for each in (b"/stats/prometheus", b"/listeners", b"/clusters")))
+    sidecar.clock.advance(0)
     page = admin.take()
     assert page.count(b"HTTP/1.1 200") == 3 and b'sidecar_downstream_connections{listener="in"} 1' in page
 

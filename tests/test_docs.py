@@ -96,7 +96,7 @@ def test_examples_are_valid(page: str, tmp_path: Path) -> None:
 
 def test_admin_pages_are_those_that_answer() -> None:
     """The table has every page of the admin address and no other."""
-    server = AdminServer(make_pages(None), None, float)
+    server = AdminServer(make_pages(None), None, Clock())
     assert codes(section("Admin pages")) == {path.decode() for path in server.pages}
 
 

@@ -7,7 +7,10 @@ from urllib.parse import parse_qs
 
 import sidecar as package
 from sidecar.admin.server import Answer, Page
-from sidecar.config.render import dump
+from sidecar.config.render import dumping
+from sidecar.naming.places import Steps
+from sidecar.telemetry.metrics import CONTENT_TYPE
+from sidecar.upstream.shown import shown
 
 
 def make_pages(sidecar: Any) -> dict[bytes, Page]:
@@ -15,7 +18,7 @@ def make_pages(sidecar: Any) -> dict[bytes, Page]:
     return {
         b"/healthz/live": Page(lambda query: Answer(b"alive\n"), "200 while the process serves its event loop"),
         b"/healthz/ready": Page(lambda query: _ready(sidecar), "200 when listeners are open, 503 while starting or draining"),
-        b"/config_dump": Page(lambda query: Answer.json(dump(sidecar.config)), "the configuration in use, without secrets"),
+        b"/config_dump": Page(lambda query: _config(sidecar), "the configuration in use, without secrets"),
         b"/clusters": Page(
             lambda query: _clusters(sidecar, query),
             "clusters, endpoints, connections, counters; ?cluster=NAME&offset=1000 for one, from its thousandth endpoint on",
@@ -24,9 +27,7 @@ def make_pages(sidecar: Any) -> dict[bytes, Page]:
         b"/certs": Page(lambda query: Answer.json(sidecar.keyring.snapshot()), "certificates in use, validity, refused replacements"),
         b"/overload": Page(lambda query: Answer.json(sidecar.overload.snapshot()), "memory, event loop lag, limits of the process, what is refused"),
         b"/server_info": Page(lambda query: Answer.json(_server_info(sidecar)), "version, state, uptime, who this sidecar is"),
-        b"/stats/prometheus": Page(
-            lambda query: Answer(sidecar.registry.text(), b"text/plain; version=0.0.4; charset=utf-8"), "metrics in Prometheus' text format"
-        ),
+        b"/stats/prometheus": Page(lambda query: _metrics(sidecar), "metrics in Prometheus' text format"),
         b"/drain": Page(lambda query: _drain(sidecar), "stop accepting and let connections end; the process stays until it is told to stop", changes=True),
     }
 
@@ -35,14 +36,27 @@ def _ready(sidecar: Any) -> Answer:
     return Answer(b"ready\n") if sidecar.state == "ready" else Answer(f"{sidecar.state}\n".encode(), status=503)
 
 
-def _clusters(sidecar: Any, query: bytes) -> Answer:
+def _config(sidecar: Any) -> Steps[Answer]:
+    config = yield from dumping(sidecar.config)
+    return (yield from Answer.long_json(config))
+
+
+def _metrics(sidecar: Any) -> Steps[Answer]:
+    text = yield from sidecar.registry.writing()
+    return Answer(text, CONTENT_TYPE)
+
+
+def _clusters(sidecar: Any, query: bytes) -> Steps[Answer]:
     """All clusters, or one of them."""
     asked = parse_qs(query.decode("latin-1"))
     name, offset = asked.get("cluster", [""])[0], asked.get("offset", ["0"])[0]
     if not (offset.isascii() and offset.isdigit()) or (name and name not in sidecar.connectors):
         return Answer(b"no such cluster or offset\n", status=404)
-    shown = sidecar.connectors if not name else [name]
-    return Answer.json([{**sidecar.connectors[each].snapshot(int(offset[:9])), **sidecar.discoveries.snapshot(each)} for each in shown])
+    made = []
+    for each in list(sidecar.connectors) if not name else [name]:
+        cluster = yield from shown(sidecar.connectors[each], int(offset[:9]))
+        made.append({**cluster, **sidecar.discoveries.snapshot(each)})
+    return (yield from Answer.long_json(made))
 
 
 def _listeners(sidecar: Any) -> list[dict[str, Any]]:

@@ -12,14 +12,19 @@ from typing import Any
 
 import attrs
 import msgspec
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from sidecar.address import Address
+from sidecar.admin.indented import indented
+from sidecar.discovery.steps import in_turns
 from sidecar.downstream.h1 import H1ServerConnection
 from sidecar.errors import SidecarError
 from sidecar.headers import Headers
 from sidecar.message import RequestHead, ResponseHead
 from sidecar.model import HTTPLimits
+from sidecar.naming.places import Steps
 from sidecar.proxy import replies
 
 _log = Logger(namespace="sidecar.admin")
@@ -40,26 +45,36 @@ class Answer:
         """`value` as indented JSON."""
         return cls(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n", b"application/json", status)
 
+    @classmethod
+    def long_json(cls, value: object) -> Steps[Answer]:
+        """The same in steps."""
+        pieces = []
+        for piece in indented(value):
+            pieces.append(piece)
+            yield
+        return cls(b"".join([*pieces, b"\n"]), b"application/json")
+
 
 @attrs.frozen
 class Page:
-    """`answer(query)` makes the page; `changes`: it does something, so only POST may ask for it."""
+    """`answer(query)` makes the page, or in steps where it may be long; `changes`: it does something, so only POST may ask for it."""
 
-    answer: Callable[[bytes], Answer]
+    answer: Callable[[bytes], Answer | Steps[Answer]]
     summary: str
     changes: bool = False
 
 
 class AdminServer:
-    """Serves `pages` (path -> Page) at an address. `wheel` and `seconds` as for any listener."""
+    """Serves `pages` (path -> Page) at an address. `wheel` as for any listener; `clock`: the reactor."""
 
     draining = False
 
-    def __init__(self, pages: Mapping[bytes, Page], wheel: Any, seconds: Callable[[], float]) -> None:
+    def __init__(self, pages: Mapping[bytes, Page], wheel: Any, clock: Any) -> None:
         self.pages = dict(pages)
         self.pages.setdefault(b"/", Page(self._index, "this list"))
         self.wheel = wheel
-        self.seconds = seconds
+        self.clock = clock
+        self.seconds: Callable[[], float] = clock.seconds
         self.port: Any = None
         self._limits = HTTPLimits(idle_timeout=60.0, head_timeout=10.0)
         self._connections: set[Any] = set()
@@ -92,8 +107,8 @@ class AdminServer:
     def _refuse(self, connection: Any, error: SidecarError, now: float) -> tuple[ResponseHead, bytes]:
         return replies.error_reply(error)
 
-    def answer(self, head: RequestHead) -> tuple[ResponseHead, bytes]:
-        """The reply to one request."""
+    def answering(self, head: RequestHead) -> Steps[tuple[ResponseHead, bytes]]:
+        """The reply to one request, made in steps."""
         if self._only_local_names and not _is_local_name(head.authority):
             return replies.text_reply(403, b"text/plain; charset=utf-8", b"ask for localhost or for the address by number\n", head)
         path, _, query = head.path.partition(b"?")
@@ -106,7 +121,8 @@ class AdminServer:
         if page.changes and (head.headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") or b"origin" in head.headers):
             return replies.text_reply(403, b"text/plain; charset=utf-8", b"a web page may not do this\n", head)
         try:
-            made = page.answer(query)
+            answer = page.answer(query)
+            made = answer if isinstance(answer, Answer) else (yield from answer)
         except Exception:
             _log.failure("the admin page {path} failed", path=path)
             made = Answer(b"the page failed; see the log\n", status=500)
@@ -133,19 +149,30 @@ def _is_local_name(authority: bytes) -> bool:
 
 
 class _Visit:
-    """One admin request, in the place of an exchange: it ends as soon as it starts."""
+    """One admin request, in the place of an exchange: most end as soon as they start."""
 
-    __slots__ = ("_connection", "_head", "_server", "finished", "status")
+    __slots__ = ("_connection", "_head", "_making", "_server", "finished", "status")
 
     def __init__(self, server: AdminServer, head: RequestHead, connection: Any) -> None:
         self._server = server
         self._head = head
         self._connection = connection
+        self._making: Deferred[Any] | None = None
         self.finished = False
         self.status = 0
 
     def start(self) -> None:
-        head, body = self._server.answer(self._head)
+        steps = self._server.answering(self._head)
+        try:
+            next(steps)
+        except StopIteration as end:
+            self._answer(end.value)
+            return
+        self._making = in_turns(self._server.clock, steps)
+        self._making.addCallbacks(self._answer, self._failed)
+
+    def _answer(self, reply: tuple[ResponseHead, bytes]) -> None:
+        head, body = reply
         connection = self._connection
         self.status = head.status
         connection.send_head(head)
@@ -156,6 +183,11 @@ class _Visit:
         self.finished = True
         connection.release()
 
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            _log.failure("an admin page failed", failure)
+            self._connection.transport.abortConnection()
+
     def request_data(self, chunk: bytes) -> None:
         """Bodies are not looked at."""
 
@@ -163,7 +195,9 @@ class _Visit:
         """Likewise."""
 
     def downstream_lost(self, error: SidecarError) -> None:
-        """Nothing to undo."""
+        """Nobody waits for the rest of it."""
+        if self._making is not None:
+            self._making.cancel()
 
     def downstream_congested(self) -> None:
         """The page is in the connection's queue already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Generator, Iterator
 from hashlib import blake2b
 from random import Random
@@ -16,7 +17,7 @@ def hash64(text: bytes) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
 
-def by_name(endpoints: list[Any], slices: Slices) -> Generator[None, None, tuple[list[str], list[int]]]:
+def by_name(endpoints: list[Any], slices: Slices) -> Generator[None, None, tuple[list[str], array[int]]]:
     """(the endpoints' names, their numbers in the order of the names). That order decides between two that want the same place, so that the order in which
     they were told does not. Numbers and texts alone: ten thousand pairs would keep the collector busy for longer than a step.
     """
@@ -25,7 +26,7 @@ def by_name(endpoints: list[Any], slices: Slices) -> Generator[None, None, tuple
         names.append(str(endpoint.address))
         if slices.done():
             yield
-    order = sorted(range(len(names)), key=names.__getitem__)
+    order = array("I", sorted(range(len(names)), key=names.__getitem__))
     if slices.done(len(names)):
         yield
     return names, order

@@ -64,13 +64,13 @@ class Maglev(Keyed):
             if slices.done(2):
                 yield
         table = array("i", [FREE]) * size
-        yield from self._filled(table, places, steps, [endpoint.weight for endpoint in entries], slices)
+        yield from self._filled(table, places, steps, array("Q", [endpoint.weight for endpoint in entries]), slices)
         self._table, self._entries, self._owners = table, entries, len(set(table))
 
-    def _filled(self, table: array[int], places: array[int], steps: array[int], weights: list[int], slices: Slices) -> Iterator[None]:
+    def _filled(self, table: array[int], places: array[int], steps: array[int], weights: array[int], slices: Slices) -> Iterator[None]:
         size = free = self._size
         heaviest = max(weights)
-        gathered = [0] * len(weights)  # by each towards its next turn
+        gathered = array("Q", [0]) * len(weights)  # by each towards its next turn
         while True:
             for owner, weight in enumerate(weights):
                 gathered[owner] += weight

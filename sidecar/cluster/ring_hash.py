@@ -19,7 +19,8 @@ MAXIMUM_RING_SIZE = 65_536  # Envoy's 8 Mi would take seconds to build here
 
 
 ARC_BITS = 8  # a ring of 64 Ki places is sorted in 256 arcs of about 256 places
-RANK_BITS = 32  # more endpoints than there are addresses
+# A place and whose it is, in one number of 64 bits: places are told apart by the upper 44, which leaves room for a million endpoints.
+RANK_BITS = 20
 
 
 @implementer(IBalancer, IGradualBalancer)
@@ -41,45 +42,43 @@ class RingHash(Keyed):
         self._places = array("Q")
         self._owners = array("I")
         self._ranked: list[Any] = []
-        # address -> its places so far, so that an update hashes only what is new
-        self._places_of: dict[str, array[int]] = {}
+        # address -> its places so far (as bytes, which the collector does not look at either), so that an update hashes only what is new
+        self._places_of: dict[str, bytes] = {}
 
     def building(self, endpoints: list[Any], slices: Slices) -> Iterator[None]:
         """Each endpoint gets places by weight. To sort a large ring would take too long at once, so it is sorted arc by arc."""
-        known: dict[str, array[int]] = self._places_of
-        hashed: dict[str, array[int]] = {}
+        known, hashed = self._places_of, dict[str, bytes]()
         names, order = yield from by_name(endpoints, slices)
         counts = self._counts([endpoint.weight for endpoint in endpoints])
-        # Place and rank in one number.
-        arcs: list[list[int]] = [[] for _ in range(1 << ARC_BITS)]
+        arcs = [array("Q") for _ in range(1 << ARC_BITS)]
         for rank, number in enumerate(order):
             name, count = names[number], counts[number]
-            places = known.get(name) or array("Q")
-            places.extend([hash64(b"%b_%d" % (name.encode(), place)) for place in range(len(places), count)])
-            hashed[name] = places
+            places = array("Q", known.get(name, b""))
+            if len(places) < count:
+                places.extend([hash64(b"%b_%d" % (name.encode(), place)) for place in range(len(places), count)])
+            hashed[name] = places.tobytes()
             for place in places[:count]:
-                arcs[place >> 64 - ARC_BITS].append(place << RANK_BITS | rank)
+                arcs[place >> 64 - ARC_BITS].append(place >> RANK_BITS << RANK_BITS | rank)
             if slices.done(count + 2):
                 yield
         ring_places, owners = array("Q"), array("I")
         arcs.reverse()
         while arcs:
             # Taken out, so that it is freed now and not with all the others.
-            arc = arcs.pop()
-            arc.sort()
-            ring_places.extend([entry >> RANK_BITS for entry in arc])
+            arc = sorted(arcs.pop())
+            ring_places.extend([entry >> RANK_BITS << RANK_BITS for entry in arc])
             owners.extend([entry & (1 << RANK_BITS) - 1 for entry in arc])
             if slices.done(len(arc)):
                 yield
         self._places_of = hashed
         self._places, self._owners, self._ranked = ring_places, owners, [endpoints[number] for number in order]
 
-    def _counts(self, weights: list[int]) -> list[int]:
+    def _counts(self, weights: list[int]) -> array[int]:
         """Places for each weight."""
         if not weights:
-            return []
+            return array("I")
         scale = min(self._config.places_per_endpoint / min(weights), self._config.maximum_ring_size / sum(weights))
-        return [max(1, round(scale * weight)) for weight in weights]
+        return array("I", [max(1, round(scale * weight)) for weight in weights])
 
     def by_key(self, key: int, tried: tuple[Any, ...]) -> Any:
         """The next place clockwise whose owner was not tried."""

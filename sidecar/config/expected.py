@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from msgspec import inspect as mi
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -19,10 +17,31 @@ EXPECTED_ADDRESS = "an address: HOST:PORT, [IPV6]:PORT or unix:/PATH"
 LISTS = (mi.VarTupleType, mi.ListType, mi.SetType, mi.FrozenSetType, mi.CollectionType, mi.TupleType)
 
 
-@functools.lru_cache(maxsize=1024)
+_KNOWN: dict[type, mi.Type] = {}
+
+
 def type_of(cls: type) -> mi.Type:
-    """What msgspec knows of a type, found out once: it reads annotations, which takes longer than loading a file. Raises what those raise."""
-    return mi.type_info(cls)
+    """What msgspec knows of a type, found out once, and with it of all structs within: it reads annotations, which takes longer than loading a file, and for
+    `/config_dump` would stop a running sidecar. Raises what those raise.
+    """
+    if cls not in _KNOWN:
+        found = mi.type_info(cls)
+        _remember(found)
+        _KNOWN[cls] = found
+    return _KNOWN[cls]
+
+
+def _remember(found: mi.Type) -> None:
+    if isinstance(found, mi.StructType | mi.DataclassType) and found.cls not in _KNOWN:
+        _KNOWN[found.cls] = found
+        for field in found.fields:
+            _remember(field.type)
+    for name in ("type", "item_type", "key_type", "value_type"):
+        inner = getattr(found, name, None)
+        if isinstance(inner, mi.Type):
+            _remember(inner)
+    for inner in (*getattr(found, "types", ()), *getattr(found, "item_types", ())):
+        _remember(inner)
 
 
 def syntax_of(wanted: mi.Type) -> str:

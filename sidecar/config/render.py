@@ -12,6 +12,7 @@ import attrs
 import msgspec
 import yaml
 from msgspec import inspect as mi
+from msgspec.structs import replace
 from yaml.nodes import ScalarNode
 
 from sidecar.address import Address
@@ -19,8 +20,10 @@ from sidecar.config.document import STR, plain_tag
 from sidecar.config.expected import syntax_of, type_of
 from sidecar.config.syntax import escape_variables, format_duration, format_size
 from sidecar.model import Config
+from sidecar.naming.places import Steps, at_once, sliced
 from sidecar.secret import Secret
 
+ENDPOINTS_AT_ONCE = 50  # some milliseconds
 # What may stand in YAML without quotes: no character that means anything, so that nobody has to know YAML's rules to read it.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -28,8 +31,19 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 def dump(config: Config) -> dict[str, Any]:
     """The whole configuration, defaults included, as what JSON can hold; secrets are "***". Keys and spellings are those of the full form, plus `origin`."""
-    made = plain(config, defaults=True, origins=True)
-    assert isinstance(made, dict)
+    return at_once(dumping(config))
+
+
+def dumping(config: Config) -> Steps[dict[str, Any]]:
+    """The same in steps: a configuration may have thousands of endpoints."""
+    made: dict[str, Any] = plain(replace(config, clusters=()), defaults=True, origins=True)
+    for cluster in config.clusters:
+        shown = plain(replace(cluster, endpoints=()), defaults=True, origins=True)
+        made["clusters"].append(shown)
+        yield
+        for endpoints in sliced(cluster.endpoints, ENDPOINTS_AT_ONCE):
+            shown["endpoints"] += plain(endpoints, defaults=True, origins=True)
+            yield
     return made
 
 

@@ -21,6 +21,7 @@ from sidecar.errors import ConnectFailed, UpstreamClosed, UpstreamError, Upstrea
 from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
 from sidecar.model import Cluster, Endpoint, Locality
+from sidecar.naming.places import at_once
 from sidecar.transport.lifetime import end_of_life
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
@@ -33,7 +34,7 @@ from sidecar.upstream.priorities import most_connections, why_not_wait
 from sidecar.upstream.raw import RawConnection
 from sidecar.upstream.replay import is_sent_again
 from sidecar.upstream.secure import UpstreamSecurity
-from sidecar.upstream.shown import snapshot
+from sidecar.upstream.shown import shown
 from sidecar.upstream.usage import Usage
 
 _log = Logger(namespace="sidecar.upstream")
@@ -478,7 +479,7 @@ class Connector:
 
     def snapshot(self, offset: int = 0) -> dict[str, Any]:
         """What `/clusters` shows; of many endpoints those from `offset` on."""
-        return snapshot(self, offset)
+        return at_once(shown(self, offset))
 
 
 def _only_one() -> Any:

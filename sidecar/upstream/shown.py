@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,17 @@ if TYPE_CHECKING:
     from sidecar.upstream.pool import Connector
 
 
-# Endpoints of a cluster on one page: to tell of ten thousand would stop everybody's requests for a twentieth of a second.
-ENDPOINTS_SHOWN = 1000
+ENDPOINTS_SHOWN = 1000  # of a cluster on one page: nobody reads more, and it has a megabyte
+DRAINING_SHOWN = 100  # nobody waits for a certain one
+ENDPOINTS_AT_ONCE = 100  # told of in one step, about a millisecond
 
 
-def snapshot(connector: Connector, offset: int = 0) -> dict[str, Any]:
-    """The cluster, as what JSON can hold, with its endpoints from `offset` on."""
+def shown(connector: Connector, offset: int = 0) -> Generator[None, None, dict[str, Any]]:
+    """The cluster, as what JSON can hold, with its endpoints from `offset` on; made in steps."""
     members, watch, circuit, checks = connector.members, connector.watch, connector.circuit, connector.checks
     usage = members.usage
-    return {
+    pools = members.pools[offset : offset + ENDPOINTS_SHOWN]
+    made = {
         "name": connector.name,
         "connections": connector.connections,
         "pending": connector.pending,
@@ -31,17 +34,23 @@ def snapshot(connector: Connector, offset: int = 0) -> dict[str, Any]:
         "panicking": usage.is_panicking,
         "priorities": [_level(level) for level in usage.levels],
         "subsets": [{"metadata": dict(match), "endpoints": count} for match, count in usage.subsets.items()],
-        "endpoints": [
+        "endpoints": [],
+        "endpoints_not_shown": len(members.pools) - len(pools),
+        "draining": [],
+    }
+    for start in range(0, len(pools), ENDPOINTS_AT_ONCE):
+        yield
+        made["endpoints"] += [
             {
                 **_endpoint(pool, usage.weight_scale),
                 **({} if watch is None else watch.snapshot(pool)),
                 **({} if checks is None else {"health_checks": checks.snapshot(pool)}),
             }
-            for pool in members.pools[offset : offset + ENDPOINTS_SHOWN]
-        ],
-        "endpoints_not_shown": len(members.pools) - len(members.pools[offset : offset + ENDPOINTS_SHOWN]),
-        "draining": [_endpoint(pool, usage.weight_scale) for pool in islice(members.retired.values(), ENDPOINTS_SHOWN)],
-    }
+            for pool in pools[start : start + ENDPOINTS_AT_ONCE]
+        ]
+    yield
+    made["draining"] = [_endpoint(pool, usage.weight_scale) for pool in islice(members.retired.values(), DRAINING_SHOWN)]
+    return made
 
 
 def _level(level: Level) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sidecar.address import Address
 from sidecar.admin.pages import make_pages
 from sidecar.admin.server import ADMIN_CONNECTIONS, AdminServer, Answer, Page
 from sidecar.model import Config, Node
+from sidecar.naming.places import Steps
 from sidecar.telemetry.metrics import Registry
 from sidecar.transport.wheel import TimerWheel
 from tests.memory import MemoryTransport, body_of
@@ -50,7 +51,7 @@ class Admin:
     def __init__(self, **pages: Page) -> None:
         self.sidecar = FakeSidecar()
         clock = self.sidecar.reactor
-        self.server = AdminServer({**make_pages(self.sidecar), **{f"/{name}".encode(): page for name, page in pages.items()}}, TimerWheel(clock), clock.seconds)
+        self.server = AdminServer({**make_pages(self.sidecar), **{f"/{name}".encode(): page for name, page in pages.items()}}, TimerWheel(clock), clock)
 
     def connect(self) -> Any:
         protocol = self.server._build(None)
@@ -64,6 +65,7 @@ class Admin:
         transport = self.connect()
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         transport.receive(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}{length}\r\n{body}".encode())
+        self.sidecar.reactor.advance(0)  # long pages take some turns
         answer = transport.take()
         return int(answer[9:12]), answer
 
@@ -133,6 +135,7 @@ def test_names_of_other_sites(address: str, host: str, status: int) -> None:
     admin.server.start(Address.parse(address), lambda *_: SimpleNamespace(address=address))
     transport = admin.connect()
     transport.receive(f"GET /config_dump HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    admin.sidecar.reactor.advance(0)
     assert int(transport.take()[9:12]) == status
 
 
@@ -171,3 +174,45 @@ def test_connections_are_limited() -> None:
     assert admin.connect() is None
     transports[0].lose()
     assert admin.connect() is not None
+
+
+def counting(done: list[int]) -> Steps[Answer]:
+    """A page in many steps."""
+    for number in range(100):
+        done.append(number)
+        yield
+    return Answer(b"long\n")
+
+
+def test_a_long_page_takes_turns() -> None:
+    """Requests are served between its steps, and it is whole in the end; the next request on its connection waits for it."""
+    done: list[int] = []
+    admin = Admin(long=Page(lambda query: counting(done), ""))
+    transport = admin.connect()
+    transport.receive(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz/live HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert len(done) == 1 and transport.take() == b""
+    admin.sidecar.reactor.advance(0)
+    answer = transport.take()
+    assert len(done) == 100 and answer.index(b"long\n") < answer.index(b"alive\n")
+
+
+def test_nobody_waits_for_a_long_page() -> None:
+    """The rest of it is not made."""
+    done: list[int] = []
+    admin = Admin(long=Page(lambda query: counting(done), ""))
+    transport = admin.connect()
+    transport.receive(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
+    transport.lose()
+    admin.sidecar.reactor.advance(1)
+    assert len(done) == 1 and not admin.server._connections
+
+
+def test_a_long_page_that_breaks() -> None:
+    """500, as for any other."""
+
+    def breaking(query: bytes) -> Steps[Answer]:
+        yield
+        raise ValueError("x")
+
+    status, answer = Admin(long=Page(breaking, "")).ask("/long")
+    assert status == 500 and b"ValueError" not in answer

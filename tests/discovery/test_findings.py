@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.address import Address
-from sidecar.discovery.findings import Findings
+from sidecar.discovery.findings import COMPARED_AT_ONCE, Findings
 from sidecar.model import Endpoint
 from sidecar.testing import STARTED, FakeContext
 from tests.discovery.watching import Told
@@ -44,3 +44,30 @@ def test_after_stop_nobody_is_told() -> None:
     findings.found([ONE])
     findings.failed("late")
     assert (told.sets, first, findings.is_watching, findings.failures) == ([], [None], False, 0)
+
+
+def many(last: int) -> list[Endpoint]:
+    """More than are compared at once; `last`: the port of the last one."""
+    return [Endpoint(address=Address(f"10.0.{number >> 8}.{number & 255}", 1)) for number in range(5 * COMPARED_AT_ONCE)] + [
+        Endpoint(address=Address("10.1.0.0", last))
+    ]
+
+
+def test_many_are_compared_in_steps() -> None:
+    """The cluster is told when they are found to differ; of several sets that come meanwhile the last one counts; after the stop nobody is told."""
+    context = FakeContext()
+    findings, told = Findings("there", context.clock, context.log), Told()
+    findings.begin(told)
+    findings.found(many(1))
+    findings.found(many(1))
+    context.clock.advance(0)
+    assert len(told.sets) == 1
+    findings.found(many(2))
+    assert len(told.sets) == 1, "not within the call"
+    findings.found(many(3))
+    context.clock.advance(0)
+    assert [each[-1] for each in told.sets] == ["10.1.0.0:1", "10.1.0.0:3"]
+    findings.found(many(4))
+    findings.stop()
+    context.clock.advance(0)
+    assert len(told.sets) == 2 and not context.clock.getDelayedCalls()

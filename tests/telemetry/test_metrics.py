@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from sidecar.telemetry.metrics import SERIES_LIMIT, Family, HistogramValue, Registry, Sample, exposition, format_number
+from sidecar.telemetry.metrics import LINES_AT_ONCE, SERIES_LIMIT, Family, HistogramValue, Registry, Sample, exposition, format_number
 
 _LINE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"')
@@ -136,3 +136,24 @@ def test_bounds_belong_to_their_own_bucket() -> None:
         value.observe(number)
     assert value.counts == [1, 2, 1]
     assert value.sum == 7.5
+
+
+def test_thousands_of_lines_are_written_in_steps() -> None:
+    """No step reads or writes many, and the text is the same as at once."""
+    registry = Registry()
+    registry.counter("many_total", "", ("number",))
+    for number in range(900):
+        registry.counter("many_total", "", ("number",)).inc(str(number))
+    registry.gauge_function("more", "", lambda: {(str(number),): number for number in range(5000)}, ("number",))
+    steps = registry.writing()
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            assert end.value == registry.text() and end.value.count(b"\n") > 5900
+            break
+        count += 1
+        # What comes meanwhile does not disturb.
+        registry.counter("many_total", "", ("number",)).labels(str(count % 900)).value += 0
+    assert count >= 5900 // LINES_AT_ONCE

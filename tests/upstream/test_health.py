@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from twisted.logger import capturedLogs, formatEvent
 
 from sidecar.errors import ConnectFailed
 from sidecar.model import OutlierDetection
+from sidecar.upstream.health import LOGGED_AT_ONCE
 from tests.memory import GET, OK, World
 
 BAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -82,3 +85,19 @@ def test_stop_ends_the_watch() -> None:
     world = Watched()
     world.connector.stop()
     assert not world.connector.watch._timer.is_set
+
+
+def test_many_that_go_and_come_back_are_counted() -> None:
+    """The log names some: thousands of lines at once would stop everybody's requests."""
+    world = Watched(endpoints=5 * LOGGED_AT_ONCE, max_ejection_percent=100, failure_percentage_threshold=50, enforcing_failure_percentage=100)
+    world.connector.watch._judge._settings = replace(world.connector.watch._judge._settings, failure_percentage_request_volume=1)
+    with capturedLogs() as events:
+        for pool in world.connector.pools:
+            world.connector.watch.observe(pool, 503, 0.0)
+        world.clock.pump([1.0] * 60)
+    told = [formatEvent(event) for event in events if event["log_namespace"] == "sidecar.upstream"]
+    out = [each for each in told if "gets no requests" in each]
+    back = [each for each in told if "gets requests again" in each]
+    assert len(out) == len(back) == LOGGED_AT_ONCE
+    assert told.count(f"app: likewise {4 * LOGGED_AT_ONCE} more, see /clusters") == 2
+    assert not world.connector.watch._judge.out
