@@ -27,6 +27,10 @@ from sidecar.transport.descriptors import raise_limit
 _log = Logger(namespace="sidecar")
 
 
+# First connections need memory for a moment, for handshakes and what is imported at first use; after this long it is given back, once more than at the start.
+SETTLE_SECONDS = 10.0
+
+
 class SidecarService(Service):
     """Runs a `Sidecar` under twistd. `reactor` is twistd's; `twistd_options` are twistd's own options or None."""
 
@@ -38,6 +42,7 @@ class SidecarService(Service):
         self._twistd_options = twistd_options
         self._collector = Collector(reactor)
         self._signals = 0
+        self._settled: Any = None
         self._stopping: Deferred[None] | None = None
         self.sidecar: Sidecar | None = None
 
@@ -79,6 +84,7 @@ class SidecarService(Service):
         await self.sidecar.start()
         self._collector.start()
         return_memory()
+        self._settled = self._reactor.callLater(SETTLE_SECONDS, return_memory)
 
     def _failed(self, failure: Any) -> None:
         """The start failed: say why in one sentence, undo what was done, exit with status 1."""
@@ -109,6 +115,8 @@ class SidecarService(Service):
         """Drain and stop; the reactor waits for it."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._collector.stop()
+        if self._settled is not None and self._settled.active():
+            self._settled.cancel()
         if self.sidecar is None:
             return None
         return ensureDeferred(self.sidecar.stop())
