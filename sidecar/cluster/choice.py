@@ -51,24 +51,6 @@ class Choice:
         return endpoint
 
 
-class Refuge:
-    """`everybody` for requests that come; for those that failed somewhere the well ones first. In use in panic, when `everybody` may be mostly ill."""
-
-    __slots__ = ("_everybody", "_well")
-
-    def __init__(self, everybody: Pick, well: Pick) -> None:
-        self._everybody = everybody
-        self._well = well
-
-    def pick(self, exchange: Any, tried: tuple[Any, ...]) -> Any:
-        """See `IBalancer.pick`."""
-        if tried:
-            endpoint = self._well(exchange, tried)
-            if endpoint is not None and endpoint not in tried:
-                return endpoint
-        return self._everybody(exchange, tried)
-
-
 class SubsetChoice:
     """`by_match`: for each match that has endpoints who chooses among them. `fallback`: for the others, and for requests without a match; None: nobody."""
 

@@ -55,17 +55,12 @@ class Level:
 @attrs.define
 class Leaf:
     """`key`: the same for the same group of endpoints before and after a change. `share`: of the requests; 0 for those that are only asked when others were
-    tried. `is_refuge`: only for requests that failed somewhere else already.
+    tried.
     """
 
-    key: tuple[int, int, Locality | None, bool]
+    key: tuple[int, int, Locality | None]
     share: float
     endpoints: list[Any]
-
-    @property
-    def is_refuge(self) -> bool:
-        """See the class."""
-        return self.key[3]
 
 
 def is_well(endpoint: Any) -> bool:
@@ -135,9 +130,7 @@ def _share_by_presence(levels: Sequence[Level]) -> None:
 
 
 def leaves(levels: Sequence[Level], cluster: Cluster) -> list[Leaf]:
-    """Who is chosen among, in the order in which they are asked when those before were tried. In panic the well ones are there twice: with the others for
-    requests that come, as the few could not bear them all, and by themselves for those that failed elsewhere.
-    """
+    """Who is chosen among, in the order in which they are asked when those before were tried."""
     weights = {} if cluster.locality_lb is None else cluster.locality_lb.weights
     is_anybody_there = any(group.present for level in levels for group in level.groups.values())
     found = []
@@ -151,8 +144,5 @@ def leaves(levels: Sequence[Level], cluster: Cluster) -> list[Leaf]:
             if used:
                 parts.append((place, weight, used))
         total = sum(weight for _, weight, _ in parts) or 1.0
-        found += [Leaf((level.priority, level.distance, place, False), level.share * weight / total, used) for place, weight, used in parts]
-    if any(level.is_panicking for level in levels):
-        wells = [(level, place, group.well) for level in levels for place, group in level.groups.items() if group.well]
-        found += [Leaf((level.priority, level.distance, place, True), float(len(well)), well) for level, place, well in wells]
+        found += [Leaf((level.priority, level.distance, place), level.share * weight / total, used) for place, weight, used in parts]
     return found

@@ -16,7 +16,7 @@ import attrs
 from twisted.logger import Logger
 
 from sidecar.cluster import slow_start
-from sidecar.cluster.choice import Choice, Pick, Refuge, SubsetChoice, nobody
+from sidecar.cluster.choice import Choice, Pick, SubsetChoice, nobody
 from sidecar.cluster.grouping import Leaf, Level, Match, is_well, leaves, levelled, matching
 from sidecar.cluster.slices import Slices
 from sidecar.interfaces import IGradualBalancer, IOutcomeObserver
@@ -26,7 +26,7 @@ from sidecar.upstream.endpoint import EndpointPool
 _log = Logger(namespace="sidecar.upstream")
 
 Observe = Callable[[Any, int, float], None]
-_Key = tuple[Match | None, tuple[int, int, Locality | None, bool]]
+_Key = tuple[Match | None, tuple[int, int, Locality | None]]
 
 
 @attrs.define(eq=False)
@@ -149,7 +149,6 @@ class Usage:
     def _told(self, match: Match | None, found: list[Leaf], kept: dict[_Key, _Group], slices: Slices) -> Generator[None, None, Pick]:
         """Balancers that know their endpoints, and who chooses among them."""
         parts: list[tuple[Pick, float]] = []
-        refuges: list[tuple[Pick, float]] = []
         for leaf in found:
             key = (match, leaf.key)
             group = self._groups.get(key)
@@ -157,11 +156,7 @@ class Usage:
                 group = _Group(self._spare.pop() if self._spare else self._make_balancer())
             kept[key] = group
             yield from self._update(group, leaf.endpoints, slices)
-            (refuges if leaf.is_refuge else parts).append((group.balancer.pick, leaf.share))
-        pick = self._among(parts)
-        return Refuge(pick, self._among(refuges)).pick if refuges else pick
-
-    def _among(self, parts: list[tuple[Pick, float]]) -> Pick:
+            parts.append((group.balancer.pick, leaf.share))
         if len(parts) > 1:
             return Choice(parts, self._random).pick
         return parts[0][0] if parts else nobody

@@ -103,10 +103,10 @@ def test_panic_uses_all_but_those_that_leave() -> None:
 
 
 def test_panic_uses_nobody_who_is_absent() -> None:
-    """Unless all are. Then the well ones are a refuge for requests that failed elsewhere."""
+    """Unless all are."""
     peers = [Peer("a", ejected=True), Peer("b", check="absent"), Peer("c", check="absent"), Peer("d")]
     levels, found = grouped(peers)
-    assert levels[0].is_panicking and shown(found) == [(1.0, "ad"), (1.0, "d")] and [leaf.is_refuge for leaf in found] == [False, True]
+    assert levels[0].is_panicking and shown(found) == [(1.0, "ad")]
     assert shown(grouped(peers[1:3])[1]) == [(1.0, "bc")]
     elsewhere = [*peers[1:3], Peer("e", check="x", priority=1)]
     assert shown(grouped(elsewhere)[1]) == [(1.0, "e")]
@@ -141,16 +141,12 @@ PEERS = st.builds(
 def test_whatever_there_is(peers: list[Peer], mode: Any, panic: int) -> None:
     """No endpoint twice; every well one is in some leaf; ill ones only in panic; shares sum to 1 when anybody well is there."""
     levels, found = grouped(peers, A, locality_lb=None if mode is None else LocalityLB(mode=mode), healthy_panic_threshold=panic)
-    refuge = [peer for leaf in found if leaf.is_refuge for peer in leaf.endpoints]
-    found = [leaf for leaf in found if not leaf.is_refuge]
     used = [peer for leaf in found for peer in leaf.endpoints]
     assert len(used) == len(set(used))
     well = {peer for peer in peers if is_well(peer) and peer.configured.weight}
     assert well <= set(used)
     if not any(level.is_panicking for level in levels):
-        assert set(used) == well and not refuge
-    elif refuge:
-        assert set(refuge) == well and len(refuge) == len(well)
+        assert set(used) == well
     if any(not peer.is_absent for peer in used):
         assert not any(peer.is_absent for peer in used)
     assert sum(leaf.share for leaf in found) <= 1.0 + 1e-9
