@@ -42,7 +42,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
 from sidecar.proxy.mirroring import MirrorRuntime, MirrorStats
 from sidecar.proxy.steps import Account, Step
-from sidecar.routes import RouteBuilder
+from sidecar.routes import RouteBuilder, tcp_target
 from sidecar.routing.normalize import normalizer, remembering
 from sidecar.routing.table import Table, compile_table
 from sidecar.security import DownstreamSide, UpstreamSide
@@ -236,7 +236,7 @@ class Sidecar:
             make = self._http(listener, chain, chain.http, name)
         else:
             assert chain.tcp is not None
-            make = partial(TCPServerConnection, self.connectors[chain.tcp.cluster], chain.tcp.idle_timeout, self.wheel, self.reactor.seconds)
+            make = partial(TCPServerConnection, tcp_target(chain.tcp, self.connectors), self.wheel, self.reactor.seconds)
         return ChainRuntime(name, security, make, chain.http is not None)
 
     def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:

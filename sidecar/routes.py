@@ -1,12 +1,16 @@
-"""From a route of the model to what exchanges use: everything that can be decided when configuration loads is decided here. A part of `sidecar.assembly`."""
+"""From a route of the model to what exchanges use, and from a TCP proxy to what tunnels use: everything that can be decided when configuration loads is
+decided here. A part of `sidecar.assembly`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import random
 from typing import Any
 
 from sidecar import model
 from sidecar.cluster.circuit import DEFAULT, HIGH
+from sidecar.downstream.tcp import Target
 from sidecar.headers import Headers
 from sidecar.message import RequestHead
 from sidecar.model import HTTPManager, PluginRef
@@ -125,6 +129,20 @@ class RouteBuilder:
                 own = PluginRef(kind=ref.kind, name=ref.name, config=override.config, fail_open=ref.fail_open, origin=override.origin)
                 chosen.append(self._plugin(own, f"{self._name} route {route.name}"))
         return chosen
+
+
+def tcp_target(settings: model.TCPProxy, connectors: Mapping[str, Any]) -> Target:
+    """Where the connections of a chain with `tcp` go."""
+    shares = settings.weighted_clusters or (model.WeightedCluster(cluster=settings.cluster or ""),)
+    targets = []
+    for share in shares:
+        match = tuple(sorted({**settings.metadata_match, **share.metadata_match}.items())) or None
+        connector = connectors[share.cluster]
+        if match is not None:
+            connector.add_subset(match)
+        targets.append((connector, match))
+    pick = compile_weights([share.weight for share in shares])
+    return Target(lambda: targets[pick(random())], settings.max_connect_attempts, settings.idle_timeout)
 
 
 def _both(first: Any, second: Any) -> Any:

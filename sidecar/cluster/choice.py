@@ -51,6 +51,15 @@ class Choice:
         return endpoint
 
 
+class Wanted:
+    """Stands for an exchange where there is none, and asks for endpoints with this metadata: for TCP. Balancers are given None for it."""
+
+    __slots__ = ("metadata_match",)
+
+    def __init__(self, match: Match) -> None:
+        self.metadata_match = match
+
+
 class SubsetChoice:
     """`by_match`: for each match that has endpoints who chooses among them. `fallback`: for the others, and for requests without a match; None: nobody."""
 
@@ -63,7 +72,7 @@ class SubsetChoice:
     def pick(self, exchange: Any, tried: tuple[Any, ...]) -> Any:
         """See `IBalancer.pick`."""
         pick = self._by_match.get(getattr(exchange, "metadata_match", None)) or self._fallback
-        return None if pick is None else pick(exchange, tried)
+        return None if pick is None else pick(None if exchange.__class__ is Wanted else exchange, tried)
 
 
 def nobody(exchange: Any, tried: tuple[Any, ...]) -> None:

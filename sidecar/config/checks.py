@@ -34,6 +34,7 @@ from sidecar.model import (
     Rewrite,
     Route,
     RouteMatch,
+    TCPProxy,
     UpstreamTLS,
     ValueMatch,
     VirtualHost,
@@ -42,6 +43,7 @@ from sidecar.model import (
 EXACTLY_ONE: dict[type, tuple[str, ...]] = {
     Route: ("cluster", "weighted_clusters", "redirect", "direct_response"),
     FilterChain: ("http", "tcp"),
+    TCPProxy: ("cluster", "weighted_clusters"),
     HashPolicy: ("header", "cookie", "source_address", "query"),
 }
 AT_MOST_ONE: dict[type, tuple[str, ...]] = {
@@ -233,11 +235,16 @@ def hash_policy(record: Record) -> None:
         record.problem("expected true, or another part of the request", "source_address")
 
 
-def route(record: Record) -> None:
-    """Shares sum to more than zero; what works on the matched prefix has one; edits of the request go with an action that sends it on."""
+def shares_of(record: Record) -> None:
+    """Shares sum to more than zero."""
     shares = record.get("weighted_clusters", ())
     if shares and not sum(share.weight for share in shares):
         record.problem("the weights sum to zero, so no cluster would be taken", "weighted_clusters")
+
+
+def route(record: Record) -> None:
+    """Shares; what works on the matched prefix has one; edits of the request go with an action that sends it on."""
+    shares_of(record)
     match, change, away = record.get("match"), record.get("rewrite"), record.get("redirect")
     if match is not None and match.regex is not None:
         for key, value in (("rewrite", change), ("redirect", away)):
@@ -357,6 +364,7 @@ _OWN: dict[type, Check] = {
     HashPolicy: hash_policy,
     **RETRY_CHECKS,
     Route: route,
+    TCPProxy: shares_of,
     VirtualHost: virtual_host,
     DownstreamTLS: downstream_tls,
     UpstreamTLS: upstream_tls,

@@ -162,7 +162,7 @@ def _places(conversion: Conversion) -> None:
 def _subsets(conversion: Conversion) -> None:
     """Metadata is looked at only in clusters with subsets."""
     clusters = {record.get("name"): record for record in _top_level(conversion, Cluster)}
-    for record in (each for each in conversion.records if each.cls in (Route, WeightedCluster) and each.get("metadata_match")):
+    for record in (each for each in conversion.records if each.cls in (Route, TCPProxy, WeightedCluster) and each.get("metadata_match")):
         used = [record.get("cluster")] if record.get("cluster") is not None else [share.cluster for share in record.get("weighted_clusters", ())]
         for name in used:
             cluster = clusters.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -15,6 +16,17 @@ from sidecar.facts import ConnectionFacts
 _log = Logger(namespace="sidecar.tcp")
 # As for HTTP (`downstream.h1`): who takes nothing for this long while we wait to close is gone for us.
 STALL_SECONDS = 60.0
+
+
+@attrs.frozen
+class Target:
+    """Where the connections of a chain go. `choose()`: a connector, and the metadata asked of its endpoints (sorted pairs, or None). `attempts`: endpoints that
+    are tried. `idle_timeout`: seconds, 0 for none.
+    """
+
+    choose: Callable[[], tuple[Any, Any]]
+    attempts: int
+    idle_timeout: float
 
 
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol)
@@ -82,11 +94,13 @@ class TCPServerConnection(_Side):
         "_closed",
         "_connector",
         "_finished",
-        "_idle_timeout",
         "_last",
         "_lease",
+        "_match",
         "_seconds",
+        "_target",
         "_timer",
+        "_tried",
         "_unsent",
         "facts",
         "received",
@@ -95,14 +109,15 @@ class TCPServerConnection(_Side):
     )
 
     def __init__(
-        self, connector: Any, idle_timeout: float, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]
-    ) -> None:
+        self, target: Target, wheel: Any, seconds: Callable[[], float], facts: ConnectionFacts, closed: Callable[[Any], None]
+    ) -> None:  # fmt: skip
         super().__init__(self)
         self.facts = facts
         self.received = self.sent = 0
-        self._connector = connector
-        self.watermark_bytes = connector.cluster.watermark_bytes
-        self._idle_timeout = idle_timeout
+        self._target = target
+        self._connector, self._match = target.choose()
+        self._tried: tuple[Any, ...] = ()
+        self.watermark_bytes = self._connector.cluster.watermark_bytes
         self._seconds = seconds
         self._closed = closed
         self._timer = wheel.timer(self._on_timer)
@@ -119,7 +134,7 @@ class TCPServerConnection(_Side):
         self.other = _Upstream(self)
         self.other.other = self
         self._last = self._seconds()
-        self._lease = self._connector.dial(self.other)
+        self._lease = self._connector.dial(self.other, (), self._match)
 
     def upstream_connected(self) -> None:
         """Both sides are there."""
@@ -129,9 +144,25 @@ class TCPServerConnection(_Side):
         self._set_timer()
         self.transport.resumeProducing()
 
-    def upstream_failed(self, error: UpstreamError) -> None:
-        """There is no upstream: all that TCP can say is to close."""
-        _log.warn("{listener}: a connection from {peer} was closed: {error}", listener=self.facts.listener, peer=self.facts.peer, error=error.sentence)
+    def upstream_failed(self, error: UpstreamError, endpoint: Any) -> None:
+        """That endpoint cannot be reached, or (None) there is no endpoint. Nothing was read from the client, so another one may serve it; when there is none,
+        all that TCP can say is to close.
+        """
+        if endpoint is not None and not self._finished:
+            self._tried = (*self._tried, endpoint)
+            if len(self._tried) < self._target.attempts:
+                self._lease = self._connector.dial(self.other, self._tried, self._match)
+                if self._lease is not None:
+                    self._connector.counters["retries"] += 1
+                    endpoint.retries += 1
+                    return
+        if self._finished:
+            return
+        what = "{listener}: a connection from {peer} was closed: {error}"
+        if len(self._tried) > 1:
+            what += " (and {before} before)"
+        before = ", ".join(each.text for each in self._tried[:-1])
+        _log.warn(what, listener=self.facts.listener, peer=self.facts.peer, error=error.sentence, before=before)
         self.end(abort=True)
 
     def moved(self, side: _Side, size: int) -> None:
@@ -175,7 +206,7 @@ class TCPServerConnection(_Side):
     def _on_timer(self) -> None:
         if self._finished:
             self._look_for_progress()
-        elif self._seconds() - self._last >= self._idle_timeout:
+        elif self._seconds() - self._last >= self._target.idle_timeout:
             self.end(abort=True)
         else:
             self._set_timer()
@@ -195,8 +226,8 @@ class TCPServerConnection(_Side):
             self._timer.set(self._seconds() + STALL_SECONDS)
 
     def _set_timer(self) -> None:
-        if self._idle_timeout:
-            self._timer.set(self._last + self._idle_timeout)
+        if self._target.idle_timeout:
+            self._timer.set(self._last + self._target.idle_timeout)
 
 
 class _Upstream(_Side):
@@ -208,6 +239,6 @@ class _Upstream(_Side):
         """Connected, TLS and identity included."""
         self.tunnel.upstream_connected()
 
-    def unavailable(self, error: UpstreamError) -> None:
+    def unavailable(self, error: UpstreamError, endpoint: Any = None) -> None:
         """No connection."""
-        self.tunnel.upstream_failed(error)
+        self.tunnel.upstream_failed(error, endpoint)

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from sidecar.address import Address
+from sidecar.cluster.choice import Wanted
 from sidecar.cluster.circuit import Circuit
 from sidecar.cluster.grouping import Match
 from sidecar.errors import ConnectFailed, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
@@ -231,19 +232,26 @@ class Connector:
         if ticket.pool.is_closed:
             self.leaving.look_at(ticket.pool)
 
-    def dial(self, side: Any) -> RawConnection | None:
-        """A connection of its own for opaque bytes; see `RawConnection`. Outside the pool and its limits on connections."""
+    def dial(self, side: Any, tried: tuple[EndpointPool, ...] = (), match: Match | None = None) -> RawConnection | None:
+        """A connection of its own for opaque bytes, not to one of `tried`; see `RawConnection`. Outside the pool and its limits on connections. `match`: the
+        metadata that is asked of its endpoint.
+        """
         self.counters["requests"] += 1
         try:
-            pool: Any = self.pick(None, ())
+            pool: Any = self.pick(None if match is None else Wanted(match), tried)
         except BaseException:
             pool = picking_failed(self.cluster)
         if pool.__class__ is not EndpointPool:
-            side.unavailable(why_not_picked(self, pool, None))
+            side.unavailable(why_not_picked(self, pool, match))
             return None
-        return self._dial_to(pool, side)
+        if tried:
+            pool = better_untried(self.pools, pool, tried, match)
+            if pool in tried:
+                return None
+        return self.dial_to(pool, side)
 
-    def _dial_to(self, pool: EndpointPool, side: Any) -> RawConnection:
+    def dial_to(self, pool: EndpointPool, side: Any) -> RawConnection:
+        """The same, to this endpoint."""
         raw = RawConnection(self, pool, side)
         self.counters["connections_opened"] += 1
         tls = None if self._security is None else self._security.client_tls(pool.address)

@@ -97,7 +97,7 @@ class ProbeConnector(Connector):
 
     def dial_at(self, asked: EndpointPool, side: Any) -> RawConnection:
         """A connection to this endpoint for opaque octets; see `Connector.dial`."""
-        return self._dial_to(asked, side)
+        return self.dial_to(asked, side)
 
     def rest(self, asked: EndpointPool) -> None:
         """A probe of this endpoint is over. Who comes when enough connections are kept makes a new one each time: to close another's instead would in the end
@@ -251,7 +251,7 @@ class ProbeConnection:
         elif not self.connected.called:
             self.connected.callback(self)
 
-    def unavailable(self, error: UpstreamError) -> None:
+    def unavailable(self, error: UpstreamError, endpoint: Any = None) -> None:
         """There will be no connection."""
         self._is_closed = True
         if not self.connected.called:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class RawConnection:
-    """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error)`) takes it over when it is connected and its peer
-    checked.
+    """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error, endpoint=None)`) takes it over when it is connected and
+    its peer checked.
     """
 
     __slots__ = ("_connecting", "_connector", "_done", "_pool", "_side", "transport")
@@ -77,7 +77,7 @@ class RawConnection:
             if self._connector.observe is not None:
                 self._connector.observe(self._pool, 503, 0.0)
             self._connector.report(error)
-            self._side.unavailable(error)
+            self._side.unavailable(error, self._pool)
 
     def connectionLost(self, reason: Any) -> None:
         """Lost before it was handed over."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.address import Address
-from sidecar.downstream.tcp import STALL_SECONDS, TCPServerConnection
+from sidecar.downstream.tcp import STALL_SECONDS, Target, TCPServerConnection
 from sidecar.errors import ConnectFailed
 from tests.memory import MemoryTransport, World, facts
 
@@ -15,11 +15,11 @@ from tests.memory import MemoryTransport, World, facts
 class Tunnel:
     """A client whose connection to the application is being made."""
 
-    def __init__(self, idle: float = 100.0, endpoints: int = 1) -> None:
+    def __init__(self, idle: float = 100.0, endpoints: int = 1, attempts: int = 3) -> None:
         self.world = World(auto=False, endpoints=endpoints)
-        self.world.connector.pick = lambda exchange, tried: next(iter(self.world.connector.pools), None)
         self.closed: list[Any] = []
-        side = TCPServerConnection(self.world.connector, idle, self.world.wheel, self.world.clock.seconds, facts(), self.closed.append)
+        target = Target(lambda: (self.world.connector, None), attempts, idle)
+        side = TCPServerConnection(target, self.world.wheel, self.world.clock.seconds, facts(), self.closed.append)
         self.client = MemoryTransport(side, Address("192.0.2.1", 5))
         side.makeConnection(self.client)
 
@@ -45,6 +45,30 @@ def test_no_connection() -> None:
         assert tunnel.client.aborted
         tunnel.client.settle()
         assert len(tunnel.closed) == 1
+
+
+def test_another_endpoint_when_one_cannot_be_reached() -> None:
+    """Nothing was read by then, so nothing is lost; the endpoints that failed are told of, each once."""
+    tunnel = Tunnel(endpoints=5)
+    tunnel.client.receive(b"hello")
+    tunnel.world.attempts[0].fail(ConnectFailed("no"))
+    tunnel.world.attempts[1].fail(ConnectFailed("no"))
+    assert not tunnel.client.closing
+    app = tunnel.world.attempts[2].succeed()
+    tunnel.client.pump()
+    assert app.take() == b"hello" and [each.address.port for each in tunnel.world.attempts] == [8080, 8081, 8082]
+    assert tunnel.world.connector.counters["retries"] == 2 and tunnel.world.connector.counters["connect_failures"] == 2
+
+
+@pytest.mark.parametrize(("endpoints", "attempts", "made"), [(5, 3, 3), (2, 3, 2), (5, 1, 1)])
+def test_when_no_endpoint_can_be_reached(endpoints: int, attempts: int, made: int) -> None:
+    """As many as are allowed, none of them twice; then the client is reset, once."""
+    tunnel = Tunnel(endpoints=endpoints, attempts=attempts)
+    for index in range(made):
+        tunnel.world.attempts[index].fail(ConnectFailed("no"))
+    assert tunnel.client.aborted and len(tunnel.world.attempts) == made
+    tunnel.client.settle()
+    assert len(tunnel.closed) == 1
 
 
 def test_half_close_passes() -> None:

@@ -43,7 +43,7 @@ def test_what_is_no_endpoint_is_the_plugins_failure(pick: Any) -> None:
     class Side:
         error: Any = None
 
-        def unavailable(self, error: Any) -> None:
+        def unavailable(self, error: Any, endpoint: Any = None) -> None:
             self.error = error
 
     side = Side()
