@@ -35,6 +35,7 @@ from sidecar.http2 import H2Side, downstream_tls, multiplex, register_h2_metrics
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.lives import PluginLives
+from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
 from sidecar.overload import OverloadWatch, refused_limits
 from sidecar.plugins import Finder
@@ -286,8 +287,8 @@ class Sidecar:
         scheme = b"http" if facts.tls is None else b"https"
         limits = settings.limits if not facts.over_limit else refused_limits(settings.limits)
 
-        def refuse(connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
-            return refuse_unread(http, caller, connection, error, now)
+        def refuse(connection: Any, error: SidecarError, now: float, request: RequestHead | None = None) -> tuple[Any, bytes]:
+            return refuse_unread(http, caller, connection, error, now, request)
 
         def make_h1(closed: Callable[[Any], None]) -> H1ServerConnection:
             return H1ServerConnection(http, limits, begin, refuse, closed, scheme, settings.half_close == "answer")

@@ -12,13 +12,13 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.http import HTTPRuntime
 
 
-def refuse_unread(http: HTTPRuntime, caller: Any, connection: Any, error: SidecarError, now: float) -> tuple[Any, bytes]:
-    """The reply to bytes that are no request; it is recorded and counted like any other exchange."""
+def refuse_unread(http: HTTPRuntime, caller: Any, connection: Any, error: SidecarError, now: float, request: RequestHead | None = None) -> tuple[Any, bytes]:
+    """The reply to bytes that are no request; it is recorded and counted like any other exchange. `request`: what of it is known all the same."""
     http.bad_requests += 1
-    unread = RequestHead(b"-", b"-", b"", Headers(), version=11)
+    unread = request or RequestHead(b"-", b"-", b"", Headers(), version=11)
     exchange = Exchange(http, caller, _Nobody(), unread, now)
     exchange.fail(error)
-    return replies.error_reply(error)
+    return replies.error_reply(error, request)
 
 
 class _Nobody:

@@ -312,10 +312,10 @@ class World:
         self.exchanges.append(exchange)
         return exchange
 
-    def _refuse(self, connection: Any, error: Any, now: float) -> Any:
+    def _refuse(self, connection: Any, error: Any, now: float, request: Any = None) -> Any:
         from sidecar.assembly import refuse_unread
 
-        return refuse_unread(self.http, self.caller, connection, error, now)
+        return refuse_unread(self.http, self.caller, connection, error, now, request)
 
     def client(self, half_close: bool = False) -> MemoryTransport:
         """A client connected."""

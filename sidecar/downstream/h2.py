@@ -62,7 +62,7 @@ class H2ServerConnection:
         limits: Any,
         options: Any,
         begin: Callable[[Any, RequestHead, float], Any],
-        refuse: Callable[[Any, SidecarError, float], tuple[ResponseHead, bytes]],
+        refuse: Callable[[Any, SidecarError, float, RequestHead], tuple[ResponseHead, bytes]],
         closed: Callable[[Any], None],
         scheme: bytes,
         codec_limits: H2Limits,
@@ -192,7 +192,7 @@ class H2ServerConnection:
                 error = DownstreamError(event.reason)
             self._lose(stream_id, error)
         elif kind is HeadRefused:
-            self._answer_unread(stream_id, event.error)
+            self._answer_unread(stream_id, event)
         elif kind is WindowOpened:
             pass  # the batch is written anyway
         elif kind is PingAcked:
@@ -210,9 +210,9 @@ class H2ServerConnection:
             if exchange is not None:
                 exchange.downstream_lost(error)
 
-    def _answer_unread(self, stream_id: int, error: SidecarError) -> None:
+    def _answer_unread(self, stream_id: int, refused: HeadRefused) -> None:
         """Answer a request whose head was refused; the codec drops the rest of it."""
-        head, body = self._refuse(self, error, self.runtime.seconds())
+        head, body = self._refuse(self, refused.error, self.runtime.seconds(), refused.request)
         self.h2.send_head(stream_id, head, head.end_stream)
         if not head.end_stream:
             self.h2.send_data(stream_id, body)

@@ -165,6 +165,21 @@ def test_head_that_is_too_large_is_answered_with_431() -> None:
     assert world.http.bad_requests == 1
 
 
+def test_head_that_is_too_large_is_answered_in_the_callers_own_form() -> None:
+    """A call of gRPC gets a status and no problem+json, HEAD gets no body."""
+    world = answering()
+    client = H2Client(world, server_limits=H2Limits(header_list_octets=1000))
+    large = (b"x-large", b"x" * 2000)
+    call = client.send(request(b"POST", b"/s/m", (b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), large), b"\0\0\0\0\0")
+    head = client.head(call)
+    assert head.status == 200 and head.end_stream and head.headers.get(b"grpc-status") == b"8"
+    assert b"head-too-large" in head.headers.get(b"grpc-message")
+    silent = client.send(request(b"HEAD", b"/a", large))
+    assert client.head(silent).status == 431 and client.head(silent).end_stream and not client.body(silent)
+    records = [(each.method, each.grpc_status) for each in world.records]
+    assert records == [("POST", 8), ("HEAD", None)]
+
+
 # -- flow control --------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -167,7 +167,7 @@ class H2Connection(ReceivingHalf):
             elif kind < 10:
                 _TAKERS[kind](self, flags, stream_id, data[position + 9 : stop], events)
             else:
-                self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream)  # section 5.5
+                self._spend_ignored()  # section 5.5
             position = stop
         return position
 
@@ -185,7 +185,7 @@ class H2Connection(ReceivingHalf):
     def _take_priority(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
         if stream_id == 0:
             raise Violation(PROTOCOL_ERROR, "PRIORITY on stream 0")
-        self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream)
+        self._spend_ignored()
         if len(payload) != 5:
             stream = self._streams.get(stream_id)
             if stream is None:  # section 5.4.2 allows it, and RST_STREAM is not allowed for an idle stream
@@ -204,8 +204,7 @@ class H2Connection(ReceivingHalf):
         action = TABLE[state][RECV_RESET][0]
         if action != TAKE:
             self._refuse(action, stream_id, stream, events)
-            # In vain, but read: a flood of them is one all the same.
-            self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream)
+            self._spend_ignored()
             return
         assert stream is not None
         if self.is_client:
@@ -239,7 +238,7 @@ class H2Connection(ReceivingHalf):
 
     def _take_settings_ack(self) -> None:
         if self.settings_acked:
-            self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream)
+            self._spend_ignored()
             return
         self.settings_acked = True
         self._decoder.announced(self.limits.table_octets)
@@ -307,7 +306,7 @@ class H2Connection(ReceivingHalf):
             raise Violation(PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise Violation(FRAME_SIZE_ERROR, "GOAWAY has at least 8 octets")
-        self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream)
+        self._spend_ignored()
         self.is_peer_leaving = True
         last = read_number(payload)
         if self.is_client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.errors import SidecarError
+from sidecar.message import RequestHead
 
 
 class StreamReset:
@@ -29,12 +30,14 @@ class StreamReset:
 
 
 class HeadRefused:
-    """A request's head was larger than allowed. Nothing more comes for this stream; answer it with `error` (`send_head`, ...) or reset it."""
+    """A request's head was larger than allowed. Nothing more comes for this stream; answer it with `error` (`send_head`, ...) or reset it.
+    `request`: of the head, no more than the form of the answer depends on (`fields.outline`)."""
 
-    __slots__ = ("error",)
+    __slots__ = ("error", "request")
 
-    def __init__(self, error: SidecarError) -> None:
+    def __init__(self, error: SidecarError, request: RequestHead) -> None:
         self.error = error
+        self.request = request
 
     def __repr__(self) -> str:
         return f"<HeadRefused {self.error}>"

@@ -200,6 +200,13 @@ def read_request(fields: list[Field], connect_protocol: bool) -> RequestParts:
     return method, path, authority, scheme, fields, length, upgrade, expects
 
 
+def outline(fields: list[Field]) -> RequestHead:
+    """Of a head that is not taken: its method (a HEAD wants no body) and content-type (a call of gRPC wants a status). Nothing is checked."""
+    method = next((value for name, value, _ in fields if name == b":method"), b"-")
+    kind = [each for each in fields if each[0] == b"content-type" and each[2]][:1]
+    return RequestHead(method if _is_token(method) else b"-", b"-", b"", Headers(kind), 20)
+
+
 def read_response(fields: list[Field]) -> ResponseParts:
     """The parts of a response's head (section 8.3.2). Raises `Malformed`."""
     pseudo, regular, length, _, _ = _sort_out(fields, _RESPONSE_PSEUDO)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sidecar.codec.h2 import events as happened
 from sidecar.codec.h2.decoder import CompressionError, Decoder
-from sidecar.codec.h2.fields import Malformed, ResponseParts, read_request, read_response, read_trailers, request_head, weigh
+from sidecar.codec.h2.fields import Malformed, ResponseParts, outline, read_request, read_response, read_trailers, request_head, weigh
 from sidecar.codec.h2.frames import (
     COMPRESSION_ERROR,
     DEFAULT_WINDOW,
@@ -170,6 +170,7 @@ class ReceivingHalf(SendingHalf):
             if action != TAKE or stream.state == IDLE:
                 self._decode(block)
                 self._refuse(REFUSE_IDLE if stream.state == IDLE else action, stream_id, stream, events)
+                self._spend_ignored()
             elif stream.has_head:
                 self._take_trailers(stream, after, end, block, events)
             else:
@@ -181,6 +182,7 @@ class ReceivingHalf(SendingHalf):
             if self._passed_over(stream_id):
                 raise Violation(PROTOCOL_ERROR, "a new stream with a lower id than one before (RFC 9113 section 5.1.1)")
             self._refuse(TABLE[self._state_of(stream_id)][RECV_HEAD][0], stream_id, None, events)
+            self._spend_ignored()
 
     def _decode(self, block: bytes) -> list[Field]:
         try:
@@ -230,7 +232,7 @@ class ReceivingHalf(SendingHalf):
         if too_large is not None:
             self.counters["heads_too_large"] += 1
             stream.is_discarded = True
-            events.append((stream_id, happened.HeadRefused(too_large)))
+            events.append((stream_id, happened.HeadRefused(too_large, outline(fields))))
             return
         head = request_head(parts, end != 0)
         if head.upgrade is not None:
@@ -325,6 +327,8 @@ class ReceivingHalf(SendingHalf):
         stream = self._streams.get(stream_id)
         if stream is None:
             self._refuse(TABLE[self._state_of(stream_id)][RECV_DATA][0], stream_id, None, events)
+            if not octets:
+                self._spend_ignored()
             return
         action, after = TABLE[stream.state][RECV_DATA_END if end else RECV_DATA]
         if action != TAKE:
@@ -415,6 +419,10 @@ class ReceivingHalf(SendingHalf):
         if not budget.take(self._now, earned_in_all):
             self.counters["floods"] += 1
             raise Violation(ENHANCE_YOUR_CALM, f"too many: {counter.replace('_', ' ')}")
+
+    def _spend_ignored(self) -> None:
+        """A frame that is read and of no use. Each stream, whoever began it, pays for two: late trailers or a late end after a reset are usual."""
+        self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream + self._next_stream)
 
     def _answer(self, octets: bytes) -> None:
         self._answers += 1

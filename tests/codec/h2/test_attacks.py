@@ -53,6 +53,8 @@ FLOODS: list[tuple[str, str, Callable[[int], bytes], int]] = [
     ("PRIORITY", "ignored_frames", lambda number: frame(PRIORITY, 0, 2 * number + 3, b"\0\0\0\1\0"), 500),
     ("unknown frames", "ignored_frames", lambda number: frame(0xFA, 0, 0, b"x"), 500),
     ("RST_STREAM for closed streams", "ignored_frames", lambda number: rapid_reset(0) if number == 0 else reset_frame(1, 8), 500),
+    ("heads for reset streams", "ignored_frames", lambda number: rapid_reset(0) if number == 0 else headers(1, GET, 4), 500),
+    ("empty DATA for reset streams", "ignored_frames", lambda number: rapid_reset(0) if number == 0 else frame(DATA, number & 1, 1), 500),
     ("GOAWAY", "ignored_frames", lambda number: frame(GOAWAY, 0, 0, bytes(8)), 500),
     ("WINDOW_UPDATE", "window_updates", lambda number: window_update_frame(0, 1), 1000),
     ("WINDOW_UPDATE for a stream", "window_updates", lambda number: headers(1, GET) if number == 0 else window_update_frame(1, 1), 1000),
@@ -159,6 +161,27 @@ def test_too_many_small_fields_are_refused_likewise() -> None:
     connection = server()
     ((_, event),) = connection.receive(headers(1, [*GET, *[(b"a", b"")] * 200]), 0.0)
     assert isinstance(event, HeadRefused)
+
+
+def test_of_a_head_that_is_too_large_is_told_what_its_answer_depends_on() -> None:
+    kind = (b"content-type", b"application/grpc")
+    connection = server()
+    ((_, event),) = connection.receive(headers(1, [*POST, *[(b"a", b"")] * 200, kind]), 0.0)
+    assert event.request.method == b"POST" and event.request.headers.get(kind[0]) == kind[1]
+    ((_, event),) = connection.receive(headers(3, [(b":method", b"no method"), *[(b"a", b"")] * 200]), 0.0)
+    assert event.request.method == b"-" and not event.request.headers.fields
+
+
+def test_late_answers_to_requests_that_we_reset_are_no_flood() -> None:
+    """An application that answers all of a storm of cancelled calls: a head and trailers for each, at the same moment."""
+    ours = client()
+    for number in range(3000):
+        stream_id = ours.open_stream()
+        assert stream_id == 2 * number + 1
+        ours.send_head(stream_id, request(), True)
+        ours.reset(stream_id, 8)
+        ours.receive(headers(stream_id, OK, 4) + headers(stream_id, [(b"grpc-status", b"1")]), 0.0)
+    assert not ours.failed
 
 
 def test_a_response_that_is_too_large_resets_its_stream() -> None:
