@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from sidecar import __version__
+from sidecar.config.doubts import doubts
 from sidecar.config.load import expand, json_schema, load
 from sidecar.errors import ConfigError
 from sidecar.plugins import Finder
@@ -90,12 +91,14 @@ def check(files: tuple[str, ...], plugin_directories: tuple[str, ...]) -> None:
     wrong = 0
     for file in files:
         try:
-            load(file, finder)
+            found = load(file, finder)
         except ConfigError as error:
             wrong += len(error.problems)
             for problem in error.problems:
                 click.echo(str(problem), err=True)
         else:
+            for doubt in doubts(found):
+                click.echo(f"warning: {doubt}", err=True)
             click.echo(f"{file}: ok")
     if wrong:
         click.echo(f"{wrong} problem{'s' if wrong != 1 else ''}", err=True)

@@ -18,6 +18,7 @@ from twisted.python.logfile import LogFile
 
 from sidecar.assembly import Sidecar
 from sidecar.collector import Collector
+from sidecar.config.doubts import doubts
 from sidecar.errors import SidecarError
 from sidecar.model import Config
 from sidecar.overload import return_memory
@@ -81,6 +82,8 @@ class SidecarService(Service):
 
     async def _start(self) -> None:
         self.sidecar = Sidecar(self._config, self._reactor, self._finder)
+        for doubt in doubts(self._config):
+            _log.warn("{doubt}", doubt=doubt)
         await self.sidecar.start()
         self._collector.start()
         return_memory()

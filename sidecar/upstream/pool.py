@@ -86,7 +86,7 @@ class Connector:
         self._queues: dict[EndpointPool, None] = {}  # those where requests wait, or did lately
         self.leaving = Leaving(self)
         self._connect = connect
-        self._seconds = seconds
+        self.seconds = seconds
         self._security = security
         self._timer = timer
         self._sweep = timer(self._close_idle)
@@ -298,7 +298,7 @@ class Connector:
                 return
             pool.idle.append(connection)
             if limits.idle_timeout:
-                connection.idle_since = now = self._seconds()
+                connection.idle_since = now = self.seconds()
                 if not self._sweep_armed:
                     self._sweep_armed = True
                     self._sweep.set(now + limits.idle_timeout)
@@ -322,7 +322,7 @@ class Connector:
         if not self.cluster.pool.max_connection_duration:
             return None
         timer = self._timer(grown_old)
-        timer.set(end_of_life(self.cluster.pool, self._seconds()))
+        timer.set(end_of_life(self.cluster.pool, self.seconds()))
         return timer
 
     def check_peer(self, connection: H1ClientConnection) -> TLSFacts:
@@ -389,7 +389,7 @@ class Connector:
             return
         pool.idle.append(connection)
         if limits.idle_timeout:
-            connection.idle_since = now = self._seconds()
+            connection.idle_since = now = self.seconds()
             if not self._sweep_armed:
                 self._sweep_armed = True
                 self._sweep.set(now + limits.idle_timeout)
@@ -458,7 +458,7 @@ class Connector:
         """Close what was idle too long; look again when the next one will be."""
         self._sweep_armed = False
         timeout = self.cluster.pool.idle_timeout
-        now = self._seconds()
+        now = self.seconds()
         oldest = None
         for pool in list(self.open_pools):
             while pool.idle and now - pool.idle[0].idle_since >= timeout:

@@ -16,13 +16,14 @@ class RawConnection:
     its peer checked.
     """
 
-    __slots__ = ("_connecting", "_connector", "_done", "_pool", "_side", "transport")
+    __slots__ = ("_began", "_connecting", "_connector", "_done", "_pool", "_side", "transport")
 
     def __init__(self, connector: Connector, pool: EndpointPool, side: Any) -> None:
         self._connector = connector
         self._pool = pool
         self._side = side
         self._connecting: Any = None
+        self._began = connector.seconds()
         self._done = False
         self.transport: Any = None
 
@@ -64,6 +65,9 @@ class RawConnection:
             return
         self._done = True
         self._pool.requests += 1
+        if self._connector.observe is not None:
+            # It makes up for connections that failed before, as an answer does for requests.
+            self._connector.observe(self._pool, 200, self._connector.seconds() - self._began)
         self.transport.protocol = self._side
         self._side.makeConnection(self.transport)
         self._side.established()

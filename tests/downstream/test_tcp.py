@@ -60,6 +60,17 @@ def test_another_endpoint_when_one_cannot_be_reached() -> None:
     assert tunnel.world.connector.counters["retries"] == 2 and tunnel.world.connector.counters["connect_failures"] == 2
 
 
+def test_a_connection_makes_up_for_those_that_failed() -> None:
+    """Whoever watches endpoints is told of both, with the seconds that it took."""
+    tunnel = Tunnel(endpoints=2)
+    told: list[tuple[int, float]] = []
+    tunnel.world.connector.observe = lambda endpoint, status, seconds: told.append((status, seconds))
+    tunnel.world.attempts[0].fail(ConnectFailed("no"))
+    tunnel.world.clock.advance(0.5)
+    tunnel.world.attempts[1].succeed()
+    assert told == [(503, 0.0), (200, 0.5)]
+
+
 @pytest.mark.parametrize(("endpoints", "attempts", "made"), [(5, 3, 3), (2, 3, 2), (5, 1, 1)])
 def test_when_no_endpoint_can_be_reached(endpoints: int, attempts: int, made: int) -> None:
     """As many as are allowed, none of them twice; then the client is reset, once."""
