@@ -38,6 +38,7 @@ def register_cluster_metrics(sidecar: Any, add: Callable[..., None]) -> None:
         ("successes", "Attempts that were answered with a status below 500.", lambda each: each.successes),
         ("failures", "Attempts that were answered with 500 or above, broke, or were not answered in time.", lambda each: each.failures),
         ("ejections", "Endpoints taken out by outlier detection.", lambda each: 0 if each.watch is None else each.watch.ejections),
+        ("ejections_overflow", "Ejections that max_ejection_percent did not allow.", lambda each: 0 if each.watch is None else each.watch.overflows),
     ):
         add(f"sidecar_upstream_{name}_total", help, _clusters(sidecar, read), _CLUSTER, type="counter")
     for name, help, kind, read in (

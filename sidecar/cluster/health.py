@@ -17,9 +17,11 @@ GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 class Health:
     """One endpoint's state. `ejected_until`: seconds, 0.0 while it is in use. `times`: ejections not yet forgiven. `returned_at`: end of the last
-    ejection. `reason`: of the last one."""
+    ejection. `reason`: of the last one. `spared`: why it was not taken out though it did badly, until an interval without failures; else ""."""
 
-    __slots__ = ("ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "is_watched", "name", "reason", "requests", "returned_at", "times")
+    __slots__ = (
+        "ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "is_watched", "name", "reason", "requests", "returned_at", "spared", "times",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,7 +34,7 @@ class Health:
         self.returned_at = 0.0
         self.times = 0
         self.ejections = 0
-        self.reason = ""
+        self.reason = self.spared = ""
         # Does its cluster still have it?
         self.is_watched = False
 
@@ -48,13 +50,16 @@ class Health:
             "ejections": self.ejections,
             "ejected_for_seconds": round(max(0.0, self.ejected_until - now), 1),
             "last_ejection": self.reason,
+            "spared": self.spared,
         }
 
 
 class OutlierJudge:
-    """Judges the endpoints of one cluster. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection."""
+    """Judges the endpoints of one cluster. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection,
+    and with 0 seconds of an endpoint that `max_ejection_percent` spares. `overflows`: how often it did.
+    """
 
-    __slots__ = ("_dice", "_ejected", "_next_return", "_settings", "healths", "next_interval", "out")
+    __slots__ = ("_dice", "_ejected", "_next_return", "_settings", "healths", "next_interval", "out", "overflows")
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class OutlierJudge:
         self._ejected = ejected
         self.next_interval = now + settings.interval
         self.healths: Sequence[Health] = ()
+        self.overflows = 0
         # Those of them that are ejected: asked at each failure, and far fewer. And when the first of them comes back, or earlier.
         self.out: dict[Health, None] = {}
         self._next_return = inf
@@ -127,6 +133,8 @@ class OutlierJudge:
         for health in self.healths:
             if health.times and not health.is_ejected and now - health.returned_at >= self._settings.interval:
                 health.times -= 1
+            if health.spared and not health.failures:
+                health.spared = ""
             health.requests = health.failures = 0
         return changed
 
@@ -182,6 +190,7 @@ class OutlierJudge:
         if health.is_ejected or not enforcing or (enforcing < 100 and self._dice() * 100.0 >= enforcing):
             return False
         if 100.0 * len(self.out) >= settings.max_ejection_percent * len(self.healths):
+            self._spare(health, reason)
             return False
         self.out[health] = None
         longest = max(settings.base_ejection_time, settings.max_ejection_time)
@@ -195,6 +204,15 @@ class OutlierJudge:
         health.ejected_until = now + seconds
         self._next_return = min(self._next_return, health.ejected_until)
         health.reason = reason
+        health.spared = ""
         health.in_row = health.gateway_in_row = 0
         self._ejected(health, seconds)
         return True
+
+    def _spare(self, health: Health, reason: str) -> None:
+        """It would be taken out if others were not (Envoy: ejections_overflow)."""
+        self.overflows += 1
+        is_news = not health.spared
+        health.spared = f"{reason}, but {len(self.out)} of {len(self.healths)} endpoints are out already (max_ejection_percent)"
+        if is_news:
+            self._ejected(health, 0.0)

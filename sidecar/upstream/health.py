@@ -30,6 +30,7 @@ class EndpointWatch:
         self.ejections = 0
         self._name = cluster.name
         self._unsaid: list[tuple[Health, float]] = []
+        self._spared: list[Health] = []  # said with the next look at all of them
         self._tell = changed
         self._seconds = seconds
         self._judge = OutlierJudge(cluster.outlier_detection, [], seconds(), Random().random, self._ejected)
@@ -60,6 +61,11 @@ class EndpointWatch:
             self._say_ejected()
             self._changed()
 
+    @property
+    def overflows(self) -> int:
+        """Ejections that `max_ejection_percent` did not allow."""
+        return self._judge.overflows
+
     def stop(self) -> None:
         """Nothing changes any more."""
         self._timer.clear()
@@ -70,12 +76,18 @@ class EndpointWatch:
         return shown
 
     def _ejected(self, health: Health, seconds: float) -> None:
+        if health.spared:
+            self._spared.append(health)
+            return
         self.ejections += 1
         self._unsaid.append((health, seconds))
 
     def _sweep(self) -> None:
         out = list(self._judge.out)
-        if self._judge.sweep(self._seconds()):
+        is_changed = self._judge.sweep(self._seconds())
+        spared, self._spared = self._spared, []
+        self._say("{cluster}: {endpoint} goes on getting requests: {reason}", [{"endpoint": each.name, "reason": each.spared} for each in spared], _log.warn)
+        if is_changed:
             self._say_ejected()
             self._say("{cluster}: {endpoint} gets requests again", [{"endpoint": each.name} for each in out if not each.is_ejected], _log.info)
             self._changed()

@@ -31,6 +31,7 @@ def shown(connector: Connector, offset: int = 0) -> Generator[None, None, dict[s
         **connector.counters,
         **({} if circuit is None else circuit.snapshot()),
         "ejections": 0 if watch is None else watch.ejections,
+        "ejections_overflow": 0 if watch is None else watch.overflows,
         "panicking": usage.is_panicking,
         "priorities": [_level(level) for level in usage.levels],
         "subsets": [{"metadata": dict(match), "endpoints": count} for match, count in usage.subsets.items()],

@@ -173,3 +173,27 @@ def test_who_left_is_not_judged() -> None:
     judged.judge.watch([left, *stay])
     assert judged.see(503, at=2) == [False] and judged.walk(1000) and judged.out == []
     assert judged.see(503, at=2) == [True]
+
+
+def test_who_is_spared() -> None:
+    """The limit on ejections is no secret: the endpoint says why it stays, it is told of once, and forgotten after a good interval."""
+    judged = Judged(4, max_ejection_percent=10, interval=10)
+    judged.see(*[500] * 5, at=0)
+    judged.see(*[500] * 15, at=1)
+    assert judged.out == ["0"] and judged.told == [("0", 30.0), ("1", 0.0)] and judged.judge.overflows == 3
+    assert judged.healths[1].snapshot(judged.now)["spared"] == "5 failures in a row, but 1 of 4 endpoints are out already (max_ejection_percent)"
+    judged.see(*[200] * 10, at=1)
+    judged.walk(10)
+    assert judged.healths[1].spared
+    judged.walk(10)
+    assert not judged.healths[1].spared
+
+
+def test_who_is_spared_until_it_is_its_turn() -> None:
+    """Then it is ejected, and no longer spared."""
+    judged = Judged(4, max_ejection_percent=10)
+    judged.see(*[500] * 5, at=0)
+    judged.see(*[500] * 5, at=1)
+    judged.judge.forgive(judged.healths[0], judged.now)
+    judged.see(*[500] * 5, at=1)
+    assert judged.out == ["1"] and not judged.healths[1].spared

@@ -101,3 +101,17 @@ def test_many_that_go_and_come_back_are_counted() -> None:
     assert len(out) == len(back) == LOGGED_AT_ONCE
     assert told.count(f"app: likewise {4 * LOGGED_AT_ONCE} more, see /clusters") == 2
     assert not world.connector.watch._judge.out
+
+
+def test_who_is_spared_is_told_of() -> None:
+    """In `/clusters` at once, in the log with the next look, and counted each time."""
+    world = Watched()
+    for _ in range(6):
+        world.ask(BAD)
+    shown = world.connector.snapshot()
+    assert shown["ejections"] == 1 and shown["ejections_overflow"] == 2
+    spared = "2 failures in a row, but 1 of 3 endpoints are out already (max_ejection_percent)"
+    assert [each["spared"] for each in shown["endpoints"]] == ["", spared, ""]
+    with capturedLogs() as events:
+        world.clock.pump([1.0] * 12)
+    assert [formatEvent(each) for each in events].count(f"app: {world.connector.pools[1].text} goes on getting requests: {spared}") == 1
