@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import implementer
 
 from sidecar.codec import websocket
+from sidecar.codec.h2.fields import weight
 from sidecar.codec.h2.frames import CANCEL
-from sidecar.errors import SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
+from sidecar.errors import HeadTooLarge, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.interfaces import IUpstreamStream
 from sidecar.message import END, End, RequestHead, ResponseHead
@@ -63,7 +64,8 @@ class H2ClientStream:
     # -- what the exchange calls -----------------------------------------------------------------------------------------------------------------
 
     def send_head(self, head: RequestHead) -> None:
-        """See `IUpstreamStream`. Raises `UpstreamProtocolError` when the server takes no extended CONNECT and the request needs it."""
+        """See `IUpstreamStream`. Raises `UpstreamProtocolError` when the server takes no extended CONNECT and the request needs it, `HeadTooLarge` when the
+        head is larger than the server announced to take: it might end the connection of all for it."""
         connection = self._connection
         h2 = connection.h2
         if head.upgrade == b"h2c":
@@ -75,6 +77,9 @@ class H2ClientStream:
             end = False
             if head.upgrade is not None and not h2.peer.connect_protocol:
                 raise UpstreamProtocolError(f"{connection.describe()} does not take upgrades over HTTP/2 (RFC 8441)")
+        most = h2.peer.header_list_octets
+        if most is not None and weight(head) > most:
+            raise HeadTooLarge(f"the head has more than the {most} octets that {connection.describe()} takes (SETTINGS_MAX_HEADER_LIST_SIZE)")
         stream_id = h2.open_stream()
         if stream_id is None:
             raise UpstreamClosed(f"{connection.describe()} takes no more streams on this connection")

@@ -293,6 +293,15 @@ def test_application_that_opens_no_window_is_given_up() -> None:
     assert client.take().startswith(b"HTTP/1.1 50")
 
 
+def test_head_larger_than_the_server_takes_is_not_sent() -> None:
+    """It might end the connection for all who share it (RFC 9113, section 10.5.1)."""
+    world, (client, other), app = begun(b"GET /a HTTP/1.1\r\nHost: app\r\nX-A: " + b"a" * 1000 + b"\r\n\r\n", GET, limits=H2Limits(header_list_octets=1000))
+    assert client.take().startswith(b"HTTP/1.1 431 ") and app.requests() == [1]
+    app.answer(1)
+    assert other.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(431, 200)
+
+
 # -- tunnels -------------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -90,6 +90,13 @@ def weigh(fields: list[Field], octets: int, count: int) -> None:
         raise HeadTooLarge(f"the head has more than {octets} octets")
 
 
+def weight(head: RequestHead) -> int:
+    """What the head weighs for its receiver (RFC 9113, section 6.5.2), to the few octets by which pseudo-header fields may differ."""
+    # A line has ": " and CRLF besides name and value.
+    lines = [len(line) for _, _, line in head.headers.fields]
+    return sum(lines) + (ENTRY_OVERHEAD - 4) * len(lines) + 3 * (ENTRY_OVERHEAD + 8) + len(head.method) + len(head.path) + len(head.scheme)
+
+
 def _sort_out(fields: list[Field], allowed: frozenset[bytes]) -> _Sorted:
     """What both kinds of head have in common. One pass with everything in it, because every block that is not remembered takes it."""
     pseudo: dict[bytes, bytes] = {}

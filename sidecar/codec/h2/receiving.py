@@ -57,6 +57,9 @@ Events = list[tuple[int, Any]]
 
 # 1xx heads before a response's final one; more serve nobody, and each is forwarded.
 INFORMATIONAL_HEADS = 32
+# A block may be this many times as long as the list that we announced: it is read for the table's sake, and its stream alone is refused. A caller whose head
+# is a little too large is told so, and the other streams of a connection that many share live on.
+BLOCK_EXCESS = 4
 # Gaps in the peer's stream ids that are remembered, to tell an id that was passed over from one that was used.
 REMEMBERED_GAPS = 16
 
@@ -152,10 +155,10 @@ class ReceivingHalf(SendingHalf):
         self._block_frames += 1
         self._block_octets += len(payload)
         # The block could not be skipped without losing the table, so the connection is lost.
-        if self._block_frames > self.limits.continuation_frames or self._block_octets > self.limits.header_list_octets:
+        if self._block_frames > self.limits.continuation_frames or self._block_octets > BLOCK_EXCESS * self.limits.header_list_octets:
             self.counters["endless_heads"] += 1
             self.counters["floods"] += 1
-            raise Violation(ENHANCE_YOUR_CALM, "a head in too many CONTINUATION frames")
+            raise Violation(ENHANCE_YOUR_CALM, "a head without end: too many CONTINUATION frames, or octets in them")
         if flags & END_HEADERS:
             block = b"".join(self._block)
             self._block = []

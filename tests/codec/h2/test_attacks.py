@@ -124,11 +124,23 @@ def test_a_head_without_end_is_ended(piece: bytes) -> None:
 
 
 def test_a_head_of_many_octets_is_ended_before_it_is_whole() -> None:
-    connection = server()
+    connection = server(H2Limits(frame_octets=65_536))
     connection.receive(frame(HEADERS, 0, 1, block(GET)), 0.0)
-    assert [connection.receive(frame(CONTINUATION, 0, 1, bytes(15_000)), 0.0) for _ in range(4)] == [[]] * 4
+    assert [connection.receive(frame(CONTINUATION, 0, 1, bytes(65_000)), 0.0) for _ in range(4)] == [[]] * 4
     ((_, event),) = connection.receive(frame(CONTINUATION, 0, 1, bytes(10_000)), 0.0)
     assert event.code == ENHANCE_YOUR_CALM
+
+
+def test_a_head_that_is_a_little_too_large_costs_its_stream_alone() -> None:
+    connection = server()
+    connection.receive(headers(1, POST, 4), 0.0)
+    large = block([*GET, *[(b"a%d" % number, b"a" * 7000) for number in range(12)]])
+    pieces = [large[start : start + 16_384] for start in range(0, len(large), 16_384)]
+    events = connection.receive(frame(HEADERS, 1, 3, pieces[0]), 0.0)
+    for number, piece in enumerate(pieces[1:], 2):
+        events += connection.receive(frame(CONTINUATION, 4 if number == len(pieces) else 0, 3, piece), 0.0)
+    assert [(stream_id, type(event)) for stream_id, event in events] == [(3, HeadRefused)]
+    assert connection.receive(frame(DATA, 1, 1, b"x"), 0.0)[0] == (1, b"x")
 
 
 def bomb() -> list[bytes]:
