@@ -65,6 +65,7 @@ class RouteBuilder:
         runtime.priority = HIGH if route.priority == "high" else DEFAULT
         runtime.hash_key = compile_hash_policies(route.hash_policy)
         runtime.retry = None if route.retry is None else self._retry_rules(route, route.retry)
+        runtime.silent_after = _silent_after(route, runtime.timeout)
         if route.mirrors:
             runtime.mirrors = tuple(self._mirror(each) for each in route.mirrors)
         runtime.rewrite = compile_rewrite(route.rewrite, route.match)
@@ -129,6 +130,18 @@ class RouteBuilder:
                 own = PluginRef(kind=ref.kind, name=ref.name, config=override.config, fail_open=ref.fail_open, origin=override.origin)
                 chosen.append(self._plugin(own, f"{self._name} route {route.name}"))
         return chosen
+
+
+def _silent_after(route: model.Route, timeout: float) -> float:
+    """For how long an endpoint may be silent before a safe request gets company; 0.0 for ever, also where the attempts' times are configured otherwise."""
+    retry = route.retry
+    if retry is None or retry.attempts < 2:
+        return 0.0
+    if retry.silent_after is not None:
+        return retry.silent_after
+    if retry.per_try_timeout or route.hedge is not None:
+        return 0.0
+    return timeout / retry.attempts if retry.policy is None and not {"timeout", "reset", "gateway-error", "5xx"}.isdisjoint(retry.on) else 0.0
 
 
 def tcp_target(settings: model.TCPProxy, connectors: Mapping[str, Any]) -> Target:

@@ -1,4 +1,4 @@
-"""`sidecar/routes.py`: where the connections of a TCP proxy go."""
+"""`sidecar/routes.py`: where the connections of a TCP proxy go, and how long endpoints may be silent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.model import Endpoint, SubsetLB, TCPProxy, WeightedCluster
-from sidecar.routes import tcp_target
+from sidecar.model import Endpoint, Hedge, Retry, Route, SubsetLB, TCPProxy, WeightedCluster
+from sidecar.routes import _silent_after, tcp_target
 from tests.upstream.test_members import at
 from tests.upstream.test_usage import Spread
 
@@ -54,3 +54,24 @@ def test_subsets() -> None:
     both = tuple(pool for pool in connector.pools if pool.address.port in first)
     assert connector.dial(side, both, match) is None and not side.errors
     assert connector.dial(side, (), (("v", "9"),)) is None and "v=9" in side.errors[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("route", "seconds"),
+    [
+        ({}, 0.0),
+        ({"retry": Retry()}, 5.0),
+        ({"retry": Retry(), "timeout": 6.0}, 2.0),
+        ({"retry": Retry(), "timeout": 0.0}, 0.0),
+        ({"retry": Retry(attempts=1)}, 0.0),
+        ({"retry": Retry(per_try_timeout=1.0)}, 0.0),
+        ({"retry": Retry(), "hedge": Hedge(delay=1.0)}, 0.0),
+        ({"retry": Retry(on=("connect-failure",))}, 0.0),
+        ({"retry": Retry(silent_after=0.0)}, 0.0),
+        ({"retry": Retry(silent_after=3.0, per_try_timeout=4.0, on=("connect-failure",))}, 3.0),
+    ],
+)
+def test_how_long_an_endpoint_may_be_silent(route: dict[str, Any], seconds: float) -> None:
+    """An even share of the route's time, unless the times of attempts are written, or silence is no reason for another one."""
+    found = Route(cluster="a", **route)
+    assert _silent_after(found, 15.0 if found.timeout is None else found.timeout) == seconds

@@ -55,6 +55,8 @@ def route_retry(record: Record) -> None:
     retry, hedge = record.get("retry"), record.get("hedge")
     if not record.has("retry"):
         record.problem("`hedge` goes by the limits of `retry` (attempts, budget, body_bytes), and there is none", "hedge")
+    elif isinstance(retry, Retry) and retry.silent_after:
+        record.problem("`hedge` and `retry.silent_after` both begin an attempt beside; expected only one of them", "hedge")
     elif isinstance(retry, Retry) and isinstance(hedge, Hedge) and hedge.hedge_on_per_try_timeout and not retry.per_try_timeout:
         record.problem("`hedge_on_per_try_timeout` waits for `retry.per_try_timeout`, which is off", "hedge")
 

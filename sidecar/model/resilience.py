@@ -52,6 +52,7 @@ class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     left. Only what is safe is sent twice:
     idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
     body is not kept for it. `per_try_timeout`: from the complete request to the answer's head, `per_try_idle_timeout`: nothing moves on the attempt; 0 for none.
+    `silent_after`: a GET, HEAD or OPTIONS without an answer for so long gets another attempt beside it, at another endpoint; null for the route's timeout divided by `attempts`, 0 for never.
     `retry_after_max`: an answer that asks for a longer wait is passed on. `budget`: null for none. `policy`: a plugin that decides what is worth another
     attempt in the place of `on`, `retriable_statuses` and `retriable_headers`.
     """
@@ -63,6 +64,7 @@ class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     attempts: Annotated[int, Meta(ge=1, le=RETRY_ATTEMPTS)] = 3
     per_try_timeout: Duration = 0.0
     per_try_idle_timeout: Duration = 0.0
+    silent_after: Duration | None = None
     backoff: Backoff = Backoff()
     retry_after_max: Duration = 1.0
     idempotency_headers: tuple[str, ...] = ("idempotency-key",)

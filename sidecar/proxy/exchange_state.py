@@ -21,6 +21,7 @@ from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
 from sidecar.record import Try
 
 # RFC 9110, section 9.2.2: may be sent again when nobody knows whether the first one arrived.
+SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})  # RFC 9110, section 9.2.1, less TRACE: nothing changes however often they are carried out
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
@@ -262,8 +263,12 @@ class ExchangeState:
             self._set_timer(route.idle_timeout)
         elif route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
             self._deadline = self._last_moved + route.timeout
-            idle = route.idle_timeout
-            self.downstream.timer.set(self._last_moved + (idle if 0.0 < idle < route.timeout else route.timeout))
+            first = route.timeout
+            if 0.0 < route.idle_timeout < first:
+                first = route.idle_timeout
+            if 0.0 < route.silent_after < first:
+                first = route.silent_after
+            self.downstream.timer.set(self._last_moved + first)
         else:
             self._set_timer(route.idle_timeout)
 
@@ -297,6 +302,7 @@ class ExchangeState:
         def _request_out_end(self, trailers: Headers | None) -> None: ...
         def _observe(self, status: int) -> None: ...
         def _begin_retries(self, rules: Any) -> None: ...
+        def looks_for_company(self, now: float) -> float: ...
         def _retries_error(self, error: SidecarError, endpoint: Any, was_sent: bool = True) -> bool: ...
         def _retries_response(self, retry: Any, head: ResponseHead) -> bool: ...
         def stamp_request(self) -> None: ...

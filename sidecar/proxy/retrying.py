@@ -18,7 +18,7 @@ from sidecar.model import RETRY_ATTEMPTS
 from sidecar.policy.retry import RetryRules, retry_after_seconds
 from sidecar.proxy.attempts import Retrying, note_try
 from sidecar.proxy.calls import PluginCalls
-from sidecar.proxy.exchange_state import IDEMPOTENT
+from sidecar.proxy.exchange_state import IDEMPOTENT, SAFE
 from sidecar.proxy.hedging import SideAttempt
 from sidecar.verdicts import GiveUp, Refuse, TryAgain
 
@@ -242,6 +242,23 @@ class RetryWay(PluginCalls):
         if not self._retries_error(error, endpoint):
             self.fail(error)
 
+    def looks_for_company(self, now: float) -> float:
+        """A safe request whose endpoint is silent, perhaps for ever, begins another attempt beside it before all of its time is over. When to look again,
+        seconds; 0.0 for never.
+        """
+        retry, route = self._retry, self.route
+        assert retry is not None and route is not None
+        wait: float = route.silent_after
+        if not wait or self.request.method not in SAFE or self.response is not None or not self.request_complete or retry.attempt >= retry.attempts:
+            return 0.0
+        began: float = max([self._attempt_began, *(each.began for each in retry.sides)])
+        if retry.delayed is not None or now < began + wait:
+            return max(began, now) + wait if retry.delayed is not None else began + wait
+        running = (self._connector_picked(), *(each.picked for each in retry.sides))
+        if self._connector.members.has_other((*self._tried, *running), self.metadata_match):
+            self.hedge(f"no answer within {wait:g} s (retry.silent_after)")
+        return now + wait
+
     def gets_company(self) -> bool:
         """The time for an attempt is over: does it go on, with another one beside it? When there may be none the route's timeout ends it."""
         retry = self._retry
@@ -330,6 +347,9 @@ class RetryWay(PluginCalls):
             retry.statuses = ()
             if not retry.is_over:
                 note_try(self, "given up", "another attempt was answered first")
+                if retry.rules.hedge is None:
+                    # It was silent for long, and somebody else was not.
+                    self._observe(504)
                 self._leave_attempt(retry, self._picked)
         self._take_over(retry, side)
         self._connector.counters["hedges_won"] += 1

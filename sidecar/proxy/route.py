@@ -36,6 +36,7 @@ class RouteRuntime:
         "priority",
         "retry",
         "rewrite",
+        "silent_after",
         "timeout",
         "timeout_ends_with_head",
         "upgrade_idle_timeout",
@@ -65,6 +66,8 @@ class RouteRuntime:
         # `cluster.circuit.DEFAULT` or `HIGH`
         self.priority = 0
         self.timeout = 0.0
+        # A safe request without an answer for so long gets company (`RetryWay.looks_for_company`); 0.0: it does not.
+        self.silent_after = 0.0
         # The timeout that nobody configured covers only the wait for the answer, not a long download.
         self.timeout_ends_with_head = False
         self.idle_timeout = 0.0

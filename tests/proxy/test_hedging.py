@@ -264,3 +264,79 @@ def test_a_call_beside_is_judged_by_its_own_status() -> None:
     assert client.take().startswith(b"HTTP/1.1 200 ") and seen[-1] == ("127.0.0.1:8080", 200)
     world.ended_once(200)
     world.nothing_is_left()
+
+
+class Silent(Hedged):
+    """A route that retries and says nothing of times: 15 s for three attempts."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(cluster=settings.pop("cluster", None))
+        self.route.retry = retry_rules(**settings)
+        self.route.silent_after = 5.0
+
+
+def test_a_silent_endpoint_does_not_take_all_the_time() -> None:
+    """Another one is asked after a third of it, and the silent one is blamed."""
+    world = Silent()
+    seen: list[tuple[str, int]] = []
+    world.connector.observe = lambda endpoint, status, seconds: seen.append((endpoint.text[-4:], status))
+    client, _ = world.send(GET)
+    assert world.late(4.9) is world.up(0)
+    second = world.late(0.3)
+    assert second is not world.up(0) and second.take().startswith(b"GET /a ")
+    second.receive(OK)
+    assert client.take().endswith(b"ok") and seen == [("8080", 504), ("8081", 200)]
+    world.ended_once(200)
+    world.nothing_is_left()
+    assert "no answer within 5 s (retry.silent_after)" in str(world.records[0].notes)
+
+
+def test_one_after_the_other_may_be_silent() -> None:
+    """All attempts are made before the route's time is over; then it is over."""
+    world = Silent()
+    client, _ = world.send(GET)
+    world.late(5.1)
+    third = world.late(5.1)
+    assert len(world.attempts) == 3
+    third.receive(OK)
+    assert client.take().endswith(b"ok")
+    world.ended_once(200)
+    world.nothing_is_left()
+    world = Silent()
+    client, _ = world.send(GET)
+    world.late(15.2)
+    assert client.take().startswith(b"HTTP/1.1 504 ") and len(world.attempts) == 3
+    world.nothing_is_left()
+
+
+def test_a_slow_endpoint_is_not_blamed_for_company() -> None:
+    """It answers before the other: nothing is said against either."""
+    world = Silent()
+    seen: list[int] = []
+    world.connector.observe = lambda endpoint, status, seconds: seen.append(status)
+    client, first = world.send(GET)
+    world.late(7)
+    first.receive(OK)
+    assert client.take().endswith(b"ok") and seen == [200]
+    world.ended_once(200)
+    world.nothing_is_left()
+
+
+@pytest.mark.parametrize("what", [POST + b"hello", PUT + b"hello", KEYED + b"hello"])
+def test_what_changes_something_gets_no_company(what: bytes) -> None:
+    """Two PUTs beside each other could be carried out long after the caller has gone on."""
+    world = Silent()
+    world.send(what)
+    world.late(14)
+    assert len(world.attempts) == 1
+
+
+def test_nobody_else_to_ask() -> None:
+    """The others are ill, or there are no further attempts."""
+    for settings in ({"attempts": 1}, {}):
+        world = Silent(**settings)
+        for pool in world.connector.pools[1:] if not settings else ():
+            pool.check_failure = "503"
+        world.send(GET)
+        world.late(14)
+        assert len(world.attempts) == 1
