@@ -8,6 +8,8 @@ Heads are mutable on purpose: filters edit them in place; nothing else keeps the
 
 from __future__ import annotations
 
+from typing import Any
+
 from sidecar.headers import Headers
 
 
@@ -68,9 +70,10 @@ class ResponseHead:
 
     `status`: 100 to 999. `reason`: bytes, may be empty. `content_length`: octets announced or None (chunked, close-delimited); for a response to HEAD or a 304 it is what the
     header field says while `end_stream` is true. `upgrade`: for 101, the protocol switched to. Headers as in `RequestHead`.
+    `known`: the codec's own, what it remembers of heads like this one.
     """
 
-    __slots__ = ("content_length", "end_stream", "headers", "reason", "status", "upgrade", "version")
+    __slots__ = ("content_length", "end_stream", "headers", "known", "reason", "status", "upgrade", "version")
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class ResponseHead:
         content_length: int | None = None,
         end_stream: bool = False,
         upgrade: bytes | None = None,
+        known: Any = None,
     ) -> None:
         self.status = status
         self.headers = headers
@@ -89,6 +93,7 @@ class ResponseHead:
         self.content_length = content_length
         self.end_stream = end_stream
         self.upgrade = upgrade
+        self.known = known
 
     @property
     def is_informational(self) -> bool:

@@ -7,7 +7,7 @@ dead then and gives nothing more.
 
 from __future__ import annotations
 
-from sidecar.codec.h1.fields import CLOSE, KEEP_ALIVE, PROTECTED_IN_REQUESTS, PROTECTED_IN_RESPONSES
+from sidecar.codec.h1.fields import CLOSE, KEEP_ALIVE, PROTECTED_IN_REQUESTS, PROTECTED_IN_RESPONSES, FieldsRead
 from sidecar.codec.h1.grammar import (
     CRLF,
     REQUEST_LINES,
@@ -22,7 +22,8 @@ from sidecar.codec.h1.reading import CHUNKED, COMPLETE, DEAD, HEAD, LENGTH, TUNN
 from sidecar.codec.h1.request import request_head
 from sidecar.codec.h1.response import BY_CHUNKS, BY_CLOSE, BY_LENGTH, IN_TUNNEL, response_head
 from sidecar.errors import DownstreamClosed, SidecarError, UpstreamClosed, UpstreamProtocolError
-from sidecar.message import END, RequestEvent, ResponseEvent
+from sidecar.headers import Headers
+from sidecar.message import END, RequestEvent, RequestHead, ResponseEvent, ResponseHead
 
 # Empty lines before a request line that are skipped (RFC 9112, section 2.2: old clients send one after a body). More are somebody keeping a connection open
 # for nothing.
@@ -38,7 +39,7 @@ class RequestReader(MessageReader):
     `keep_alive`: after a head, whether the connection may be used again as far as this request says.
     """
 
-    __slots__ = ("_blank_lines", "_ended", "_later", "_later_at", "_later_bytes", "_scheme")
+    __slots__ = ("_blank_lines", "_ended", "_is_plain", "_later", "_later_at", "_later_bytes", "_scheme")
 
     _protected = PROTECTED_IN_REQUESTS
 
@@ -46,6 +47,7 @@ class RequestReader(MessageReader):
         super().__init__(head_bytes, head_fields)
         self._scheme = scheme
         self._blank_lines = 0
+        self._is_plain = False  # the fields in `_known` say nothing but the host
         self._ended = False
         # What came behind the current message: pieces as read, the first one from `_later_at` on.
         self._later: list[bytes] = []
@@ -156,6 +158,8 @@ class RequestReader(MessageReader):
     def _read_head(self, line: bytes, block: bytes | None, data: bytes, after: int) -> list[RequestEvent | SidecarError]:
         try:
             parts = REQUEST_LINES.get(line) or read_request_line(line)
+            if block is None and self._is_plain and parts[2] is None and parts[4] == 11:
+                return [self._bare_head(parts[0], parts[1], data, after)]
             read = self._known if block is None else self._read_fields(block)
             head = request_head(parts, read, self._scheme)
         except Malformed as problem:
@@ -175,6 +179,22 @@ class RequestReader(MessageReader):
         if after == len(data):
             return [head]
         return self._read_body(data, after, [head])
+
+    def _bare_head(self, method: bytes, path: bytes, data: bytes, after: int) -> RequestHead:
+        """What `request_head` makes of fields that say nothing but the host, for HTTP/1.1 and a target in origin-form."""
+        self._blank_lines = 0
+        self.keep_alive = True
+        self._state = COMPLETE
+        if after < len(data):
+            self._complete(data, after)
+        fields, host, *_ = self._known
+        return RequestHead(method, path, host or b"", Headers(fields.copy()), 11, self._scheme)
+
+    def _read_fields(self, block: bytes) -> FieldsRead:
+        read = super()._read_fields(block)
+        _, host, length, chunked, options, upgrade, expects_continue, _ = self._known
+        self._is_plain = host is not None and length < 0 and not chunked and options in (0, KEEP_ALIVE) and upgrade is None and not expects_continue
+        return read
 
     def _complete(self, data: bytes, position: int) -> None:
         self._state = COMPLETE
@@ -209,7 +229,7 @@ class ResponseReader(MessageReader):
     there are octets that answer nothing: they would be taken for the answer to the next request.
     """
 
-    __slots__ = ("_informational", "_method", "_tunnelled", "finished")
+    __slots__ = ("_informational", "_method", "_tunnelled", "_usual", "finished")
 
     _protected = PROTECTED_IN_RESPONSES
 
@@ -218,6 +238,8 @@ class ResponseReader(MessageReader):
         self._method = b""
         self._state = COMPLETE
         self._informational = 0
+        # (first line, method asked, status, reason, length) of an answer with the fields in `_known`, a counted body and nothing unusual; None: not seen yet.
+        self._usual: tuple[bytes, bytes, int, bytes, int] | None = None
         self._tunnelled: list[bytes] = []
         self.finished = True
         self.keep_alive = True
@@ -285,6 +307,9 @@ class ResponseReader(MessageReader):
         return data
 
     def _read_head(self, line: bytes, block: bytes | None, data: bytes, after: int) -> list[ResponseEvent | SidecarError]:
+        usual = self._usual
+        if usual is not None and block is None and usual[0] == line and usual[1] == self._method:
+            return self._read_usual(usual, data, after)
         try:
             parts = STATUS_LINES.get(line) or read_status_line(line)
             read = self._known if block is None else self._read_fields(block)
@@ -298,6 +323,8 @@ class ResponseReader(MessageReader):
             assert head.content_length is not None
             self._left = head.content_length
             self._state = LENGTH
+            if block is None and persistent and head.version == 11:
+                self._usual = (line, self._method, head.status, head.reason, head.content_length)
         elif ending == BY_CHUNKS:
             self._begin_chunks()
         elif ending == BY_CLOSE:
@@ -313,6 +340,24 @@ class ResponseReader(MessageReader):
         if after == len(data):
             return [head]
         return self._read_body(data, after, [head])
+
+    def _read_usual(self, usual: tuple[bytes, bytes, int, bytes, int], data: bytes, after: int) -> list[ResponseEvent | SidecarError]:
+        """The same head as last time, but perhaps for its body."""
+        _, _, status, reason, length = usual
+        known = self._known[0]
+        head = ResponseHead(status, Headers(known.copy()), reason, 11, length, False, None, known)
+        self.keep_alive = True
+        if len(data) - after == length:
+            self._state = COMPLETE
+            self.finished = True
+            return [head, data[after:], END]
+        self._left = length
+        self._state = LENGTH
+        return [head] if after == len(data) else self._read_body(data, after, [head])
+
+    def _read_fields(self, block: bytes) -> FieldsRead:
+        self._usual = None
+        return super()._read_fields(block)
 
     def _read_informational(self, head: ResponseEvent, data: bytes, after: int) -> list[ResponseEvent | SidecarError]:
         self._informational += 1

@@ -15,7 +15,7 @@ import re
 from typing import Any, ClassVar
 
 from sidecar.codec.h1.body import ChunkedBody, end_of, has_bare_lf
-from sidecar.codec.h1.fields import NO_FIELDS, FieldsRead, read_fields
+from sidecar.codec.h1.fields import NO_FIELDS, FieldsRead, KnownFields, read_fields
 from sidecar.codec.h1.grammar import CRLF, END_OF_HEAD, Malformed
 from sidecar.errors import HeadTooLarge, SidecarError, TargetTooLong
 from sidecar.message import END
@@ -175,7 +175,7 @@ class MessageReader:
         read = read_fields(block, self._head_fields, self._protected)
         if read[7] and len(block) <= KNOWN_BLOCK_BYTES:
             self._known_tail = CRLF + block + END_OF_HEAD
-            self._known = read
+            self._known = (KnownFields(read[0]), *read[1:])
         return read
 
     def _fail(self, problem: Malformed) -> SidecarError:

@@ -8,7 +8,7 @@ cannot be sent is raised before anything wrong is appended; the connection is of
 from __future__ import annotations
 
 from sidecar.codec.h1.framing import AS_IS, CHUNKED, IDENTITY, NOTHING, BodyWriter, request_line, status_line
-from sidecar.codec.h1.grammar import is_authority, is_token
+from sidecar.codec.h1.grammar import CRLF, is_authority, is_token
 from sidecar.errors import BadFraming, PluginFailed, SidecarError, UpstreamProtocolError
 from sidecar.message import RequestHead, ResponseHead
 
@@ -36,6 +36,13 @@ class RequestWriter(BodyWriter):
         length = head.content_length
         method = head.method
         authority = head.authority
+        fields = head.headers.fields
+        owned = [field for field in fields if field[0] in _OWNED]
+        if len(owned) == 1 and owned[0][0] == b"host" and owned[0][1] == authority and head.end_stream and not length and _is_bare(head):
+            # The usual case: there is nothing to correct.
+            self._mode = NOTHING
+            out.append(request_line(method, head.path) + b"".join([field[2] for field in fields]) + CRLF)
+            return
         lines = [request_line(method, authority if method == b"CONNECT" else head.path)]
         digits = b""
         if method == b"CONNECT":
@@ -52,7 +59,7 @@ class RequestWriter(BodyWriter):
             self._left = length
             digits = b"%d" % length
         has_host = has_length = trailers_wanted = False
-        for field in head.headers.fields:
+        for field in fields:
             name = field[0]
             if name not in _OWNED:
                 lines.append(field[2])
@@ -123,6 +130,14 @@ class ResponseWriter(BodyWriter):
         """
         status = head.status
         length = head.content_length
+        known = head.known
+        if known is not None:
+            shape = (status, head.reason, length, head.end_stream, self._method, self._version, self.closes)
+            if known.shape == shape and known == head.headers.fields:
+                self._mode = known.mode
+                self._left = length or 0
+                out.append(known.written)
+                return
         lines = [status_line(status, head.reason)]
         digits = b""
         keeps_length = False
@@ -168,11 +183,19 @@ class ResponseWriter(BodyWriter):
         elif self._method != b"CONNECT" or status >= 300:
             lines.append(b"Connection: close\r\n")
         lines.append(b"\r\n")
-        out.append(b"".join(lines))
+        written = b"".join(lines)
+        out.append(written)
+        if known is not None and (self._mode == IDENTITY or self._mode == CHUNKED) and known == head.headers.fields:
+            known.shape, known.written, known.mode = shape, written, self._mode
 
     def _mismatch(self, sentence: str) -> SidecarError:
         self.closes = True
         return UpstreamProtocolError(f"the answer has {sentence}")
+
+
+def _is_bare(head: RequestHead) -> bool:
+    """Does nothing but its fields belong into this head without a body?"""
+    return head.upgrade is None and head.method != b"CONNECT" and head.method not in _METHODS_WITH_CONTENT
 
 
 def _host_line(authority: bytes) -> bytes:
