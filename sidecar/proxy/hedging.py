@@ -46,6 +46,11 @@ class SideAttempt:
         self.exchange.attempts += 1
         self._ticket = self._connector.open(self, tried, False)
 
+    @property
+    def where(self) -> Any:
+        """The endpoint that it runs at, or for a connection to which it waits; None when there is none."""
+        return self.picked if self.picked is not None else getattr(self._ticket, "pool", None)
+
     def give_up(self, outcome: str, why: str = "") -> None:
         """It is not needed any more."""
         self.note(outcome, why)
@@ -53,7 +58,8 @@ class SideAttempt:
 
     def note(self, outcome: str, why: str) -> None:
         """A line of the record."""
-        endpoint = "" if self.picked is None else self.picked.text
+        where = self.where
+        endpoint = "" if where is None else where.text
         keep_try(self.exchange, endpoint, outcome, self.began, why)
 
     def timed_out(self) -> None:

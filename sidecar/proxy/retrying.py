@@ -254,7 +254,7 @@ class RetryWay(PluginCalls):
         began: float = max([self._attempt_began, *(each.began for each in retry.sides)])
         if retry.delayed is not None or now < began + wait:
             return max(began, now) + wait if retry.delayed is not None else began + wait
-        running = (self._connector_picked(), *(each.picked for each in retry.sides))
+        running = (self._connector_picked(), *(each.where for each in retry.sides))
         if self._connector.members.has_other((*self._tried, *running), self.metadata_match):
             self.hedge(f"no answer within {wait:g} s (retry.silent_after)")
         return now + wait
@@ -298,7 +298,7 @@ class RetryWay(PluginCalls):
         self.notes.append(("hedge", f"{why}; attempt {retry.attempt} of {retry.attempts} runs beside"))
         side = SideAttempt(self, self._connector, retry.events, why)
         side.ends = self.http.seconds() + retry.per_try_timeout if retry.per_try_timeout else 0.0
-        running = (self._connector_picked(), *(each.picked for each in retry.sides))
+        running = (self._connector_picked(), *(each.where for each in retry.sides))
         retry.sides.append(side)
         side.begin((*self._tried, *(each for each in running if each is not None)))
 
@@ -320,6 +320,12 @@ class RetryWay(PluginCalls):
         note_try(self, outcome, "another attempt runs")
         self._leave_attempt(retry, self._picked)
         self._outbox = None
+        self._replace(retry, outcome)
+
+    def _replace(self, retry: Retrying, outcome: str) -> None:
+        """One of several attempts failed. Those that run may be silent for ever, so another one takes its place as long as there may be any."""
+        if retry.attempt < retry.attempts and not self.finished:
+            self.hedge(f"an attempt failed ({outcome})")
 
     def side_failed(self, side: SideAttempt, error: SidecarError, was_sent: bool) -> None:
         """An attempt beside broke. The last one that runs decides how the exchange goes on."""
@@ -329,6 +335,9 @@ class RetryWay(PluginCalls):
             retry.sides.remove(side)
         if not retry.is_over or retry.sides:
             side.note(error.code, "another attempt runs")
+            if side.picked is not None:
+                self._tried = (*self._tried, side.picked)
+            self._replace(retry, error.code)
             return
         self._take_over(retry, side)
         if not self._retries_error(error, side.picked, was_sent):
@@ -343,6 +352,8 @@ class RetryWay(PluginCalls):
             verdict = self._ask(retry, None, head, True) if head.status in retry.statuses else None
             if verdict is not None:
                 side.give_up(f"status {head.status}", verdict.reason)
+                self._tried = (*self._tried, side.picked)
+                self._replace(retry, f"status {head.status}")
                 return False
             retry.statuses = ()
             if not retry.is_over:

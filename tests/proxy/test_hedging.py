@@ -97,7 +97,7 @@ def test_the_winners_body_comes_in_pieces(slow_body: bool) -> None:
 @pytest.mark.parametrize("how", ["status", "lost"])
 def test_a_bad_answer_waits_for_the_other(bad: str, how: str) -> None:
     """Whichever fails first, the other one answers."""
-    world = Hedged()
+    world = Hedged(attempts=2)
     client, first = world.send(GET)
     second = world.late()
     loser, winner = (first, second) if bad == "first" else (second, first)
@@ -340,3 +340,53 @@ def test_nobody_else_to_ask() -> None:
         world.send(GET)
         world.late(14)
         assert len(world.attempts) == 1
+
+
+def test_an_attempt_that_failed_is_replaced() -> None:
+    """The first one is silent and the one beside it fails: the third endpoint answers. None is asked twice."""
+    for how in ("refused", "503", "lost"):
+        world = Hedged()
+        client, _ = world.send(GET)
+        world.auto = how != "refused"
+        second = world.late()
+        if how == "refused":
+            world.auto = True
+            world.attempts[1].fail(ConnectFailed("refused"))
+        elif how == "503":
+            second.receive(BAD)
+        else:
+            second.lose()
+        third = world.late(0.1)
+        assert [each.address.port for each in world.attempts] == [8080, 8081, 8082], how
+        third.receive(OK)
+        assert client.take().endswith(b"ok")
+        world.ended_once(200)
+        world.nothing_is_left()
+
+
+def test_the_first_one_fails_beside_a_silent_one() -> None:
+    """Likewise."""
+    world = Hedged()
+    client, first = world.send(GET)
+    world.late()
+    first.lose()
+    third = world.late(0.1)
+    assert [each.address.port for each in world.attempts] == [8080, 8081, 8082]
+    third.receive(OK)
+    assert client.take().endswith(b"ok")
+    world.ended_once(200)
+    world.nothing_is_left()
+
+
+def test_attempts_that_wait_for_a_connection_are_somewhere() -> None:
+    """A third one goes elsewhere, too."""
+    world = Hedged(Hedge(delay=1, hedge_on_per_try_timeout=True), per_try_timeout=2.0, auto=False)
+    client = world.client()
+    client.receive(GET)
+    world.late()
+    world.late()
+    assert [each.address.port for each in world.attempts] == [8080, 8081, 8082]
+    world.attempts[2].succeed().receive(OK)
+    assert client.take().endswith(b"ok")
+    world.ended_once(200)
+    world.nothing_is_left()
