@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 # How many objects more than before start a collection, and how many of one generation are left to it alone before the next older one is looked at as well:
-# none, so that collections look at 2,000, 4,000 and 6,000 objects at most, and then it begins anew. Objects of connections take up to two microseconds each
-# on a busy machine. Nearly everything is freed by its reference count, so that requests hardly start any.
-THRESHOLDS = (2_000, 0, 0)
+# none, so that collections look at 1,000, 2,000 and 3,000 objects at most, and then it begins anew. In memory that was not touched for a while, on a machine
+# whose caches others use as well, an object and what it refers to take up to six microseconds. Nearly everything is freed by its reference count, so that
+# requests start few.
+THRESHOLDS = (1_000, 0, 0)
 OBJECTS_AT_ONCE = 3 * THRESHOLDS[0]
 LOOK_SECONDS = 60.0  # how often it is asked whether to look at everything; counting takes some nanoseconds for each object
-FREEZES = 150  # not asked before so many: they are a million objects at most
+FREEZES = 300  # not asked before so many: they are a million objects at most
 GROWTH = 1_000_000  # objects; some ten thousand endpoints with health checks, or 100 MiB
 
 
