@@ -19,6 +19,7 @@ from twisted.internet.task import react
 from sidecar.address import Address
 from sidecar.collector import Collector
 from sidecar.model import Cluster, Endpoint, Locality, LocalityLB, OutlierDetection, SlowStart
+from sidecar.overload import resident_bytes
 from sidecar.plugins import Finder
 from sidecar.testing import FakeContext
 from sidecar.transport.wheel import TimerWheel
@@ -93,7 +94,7 @@ async def measure(reactor: Any, count: int) -> None:
             make = partial(cls, cls.Config(), FakeContext())  # type: ignore[attr-defined]
             later = partial(reactor.callLater, 0)
             connector = Connector(cluster, make(), lambda *args: None, reactor.seconds, wheel.timer, None, later, make, Locality(region="eu", zone="a"))
-            collector = Collector(reactor)
+            collector = Collector(reactor, resident_bytes)
             collector.start()
             for what, wanted in changes:
                 seconds = await watch.during(partial(connector.set_endpoints, wanted), lambda members=connector.members: not members.is_changing)

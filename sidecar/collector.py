@@ -3,13 +3,13 @@
 What survives the oldest generation is frozen: later collections leave it alone. So each looks only at what was made since, which `THRESHOLDS` bound, and takes
 milliseconds where ten thousand endpoints or connections would take a tenth of a second. Frozen objects are freed by their reference counts as all others are.
 What is lost is a cycle that became garbage when it was frozen already; the path makes none (connections, exchanges and endpoints undo their cycles when they
-end), but plugins may. So the collector looks at everything when there are twice as many objects as after the last time, and `GROWTH` on top.
+end), but plugins may. So the collector looks at everything when the process has twice the memory that it had after the last time, and `GROWTH_BYTES` on top.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # How many objects more than before start a collection, and how many of one generation are left to it alone before the next older one is looked at as well:
@@ -18,21 +18,24 @@ from typing import Any
 # requests start few.
 THRESHOLDS = (1_000, 0, 0)
 OBJECTS_AT_ONCE = 3 * THRESHOLDS[0]
-LOOK_SECONDS = 60.0  # how often it is asked whether to look at everything; counting takes some nanoseconds for each object
+LOOK_SECONDS = 60.0  # how often it is asked whether to look at everything
 FREEZES = 300  # not asked before so many: they are a million objects at most
-GROWTH = 1_000_000  # objects; some ten thousand endpoints with health checks, or 100 MiB
+GROWTH_BYTES = 128 * 1024 * 1024  # some twenty thousand endpoints with health checks; to look at everything stops the event loop
 
 
 class Collector:
-    """Tunes the collector of this process from `start` to `stop`. Reactor thread only, but for the collector's own call."""
+    """Tunes the collector of this process from `start` to `stop`. `resident()`: its memory, octets (to count the frozen objects would take longer than a
+    collection). Reactor thread only, but for the collector's own call.
+    """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, resident: Callable[[], int]) -> None:
         self.freezes = 0
         # How often everything was looked at.
         self.looks = 0
         self._reactor = reactor
         self._thresholds = gc.get_threshold()
-        self._objects = 0
+        self._resident = resident
+        self._bytes = 0
         self._call: Any = None
 
     def start(self) -> None:
@@ -57,7 +60,7 @@ class Collector:
     def _look(self) -> None:
         if self.freezes >= FREEZES:
             self.freezes = 0
-            if gc.get_freeze_count() > 2 * self._objects + GROWTH:
+            if self._resident() > 2 * self._bytes + GROWTH_BYTES:
                 self._look_at_everything()
         self._next()
 
@@ -68,7 +71,7 @@ class Collector:
         # With nothing in it: the collector waits with the oldest generation until that has grown by a quarter of what survived the last time.
         gc.collect()
         self.freezes = 0
-        self._objects = gc.get_freeze_count()
+        self._bytes = self._resident()
 
     def _collected(self, phase: str, details: Mapping[str, int]) -> None:
         """Called by the collector, in whatever thread it ran, before and after each collection."""

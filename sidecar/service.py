@@ -21,7 +21,7 @@ from sidecar.collector import Collector
 from sidecar.config.doubts import doubts
 from sidecar.errors import SidecarError
 from sidecar.model import Config
-from sidecar.overload import return_memory
+from sidecar.overload import resident_bytes, return_memory
 from sidecar.plugins import Finder
 from sidecar.transport.descriptors import raise_limit
 
@@ -41,7 +41,7 @@ class SidecarService(Service):
         self._finder = finder
         self._log_level = log_level
         self._twistd_options = twistd_options
-        self._collector = Collector(reactor)
+        self._collector = Collector(reactor, resident_bytes)
         self._signals = 0
         self._settled: Any = None
         self._stopping: Deferred[None] | None = None

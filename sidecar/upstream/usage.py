@@ -7,6 +7,7 @@ group is first there.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from math import inf
 from random import Random
@@ -35,7 +36,7 @@ class _Group:
 
     balancer: Any
     endpoints: list[EndpointPool] = attrs.field(factory=list)
-    weights: list[int] = attrs.field(factory=list)
+    weights: array[int] = attrs.field(factory=lambda: array("q"))  # no list: the collector would look at each number in it
 
 
 class Usage:
@@ -163,7 +164,7 @@ class Usage:
 
     def _update(self, group: _Group, endpoints: list[EndpointPool], slices: Slices) -> Iterator[None]:
         """Tell a balancer if there is anything new for it. What a stranger's raises is logged, once it has been there at the start."""
-        weights = [pool.weight for pool in endpoints]
+        weights = array("q", [pool.weight for pool in endpoints])
         if endpoints == group.endpoints and weights == group.weights:
             return
         if slices.done(len(endpoints)):
