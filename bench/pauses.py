@@ -213,18 +213,23 @@ class Measurement:
         await self.pause(TIMER_SECONDS)
         change()
         quiet = 0
-        done_at = began
+        done_at = look_at = began
         while quiet < QUIET_TURNS:
             await self.pause(TIMER_SECONDS)
             now = perf_counter()
             pauses.late = max(pauses.late, now - last - TIMER_SECONDS)
             last = now
+            if now < look_at:
+                continue
             looked = thread_time()
             if is_done():
                 quiet += 1
             else:
                 quiet, done_at = 0, now
-            pauses.own += thread_time() - looked
+            spent = thread_time() - looked
+            pauses.own += spent
+            # The measurement must not be what answers wait for.
+            look_at = now + 50.0 * spent
             if now - began > LONGEST_SECONDS:
                 what += " (never done)"
                 break
