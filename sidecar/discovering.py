@@ -16,6 +16,7 @@ from sidecar.errors import ConfigError, Problem
 from sidecar.upstream.pool import Connector
 
 _log = Logger(namespace="sidecar.discovery")
+LOOK_SECONDS = 0.01  # between two looks at a set that is being taken into use
 
 
 class Discoveries:
@@ -44,8 +45,8 @@ class Discoveries:
         if problems:
             raise ConfigError(problems)
         for _, _, connector in self._entries:
-            while connector.members.is_changing:  # a large set takes a few turns
-                await deferLater(self._reactor, 0, lambda: None)
+            while connector.members.is_changing:  # a large set takes a few turns, and may rest for up to a second before the next one
+                await deferLater(self._reactor, LOOK_SECONDS, lambda: None)
 
     def _report(self, cluster: model.Cluster, failure: Failure, problems: list[Problem]) -> None:
         ref = cluster.discovery

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from sidecar.address import Address
 from sidecar.assembly import Sidecar
 from sidecar.config.load import load
-from sidecar.discovering import Discoveries, register_discovery_metrics
+from sidecar.discovering import LOOK_SECONDS, Discoveries, register_discovery_metrics
 from sidecar.errors import ConfigError
 from sidecar.interfaces import IDiscovery
 from sidecar.model import Cluster, Config, Endpoint, PluginRef
@@ -87,7 +87,7 @@ def test_side_by_side() -> None:
     plugins[0].first.callback(None)
     assert done == []
     connectors[1].members.is_changing = False
-    clock.advance(0)
+    clock.advance(LOOK_SECONDS)
     assert done == [None]
     assert [each.sets for each in connectors] == [[1], [1]]
     assert discoveries.snapshot("a")["discovery"]["plugin"] == "test"

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from sidecar.codec.grpc import UNKNOWN, http_status, status_in
 from sidecar.errors import DownstreamClosed, SidecarError, UpstreamClosed, UpstreamError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
@@ -20,6 +21,7 @@ from sidecar.matching import compile_header_match
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.model import Mirror
 from sidecar.proxy.exchange_state import IDEMPOTENT
+from sidecar.proxy.grpc_call import is_call
 
 _log = Logger(namespace="sidecar.http")
 SHADOW_SUFFIX = b"-shadow"  # Envoy's, so that an application and its logs can tell
@@ -150,6 +152,7 @@ class Shadow:
         "_held_bytes",
         "_is_congested",
         "_picked",
+        "_status",
         "_stream",
         "_ticket",
         "_timer",
@@ -174,6 +177,8 @@ class Shadow:
         self._held_bytes = 0
         self._is_congested = False
         self._picked: Any = None
+        # Of an answer that went well so far; how it went is judged when it is over.
+        self._status = 0
         self._stream: Any = None
         self._ticket: Any = None
         self._timer: Any = None
@@ -285,16 +290,13 @@ class Shadow:
         """The answer: only whether it is an error matters."""
         if head.status < 200 or self.finished:
             return
-        counters = self.runtime.stats.counters
-        counters["responses"] += 1
-        if head.status >= 500:
-            counters["error_responses"] += 1
-        self._observe(head.status)
+        self.runtime.stats.counters["responses"] += 1
+        self._status = head.status
         if head.end_stream:
             self._stream = None
-            self._leave(None, head.status >= 500)
-        elif self._circuit is not None and head.status >= 500:
-            self._leave_circuit(True)
+            self._leave(None, self._judged(head.headers))
+        elif head.status >= 500:
+            self._leave_circuit(self._judged(None))
 
     def response_data(self, chunk: bytes) -> None:
         """Thrown away."""
@@ -302,7 +304,19 @@ class Shadow:
     def response_end(self, trailers: Headers | None) -> None:
         """The answer is over."""
         self._stream = None
-        self._leave(None, False)
+        self._leave(None, self._judged(trailers))
+
+    def _judged(self, fields: Headers | None) -> bool:
+        """How the answer went is known, from these fields if it is one to a gRPC call: was it a failure? Says so to whoever counts; once."""
+        status, self._status = self._status, 0
+        if status == 200 and is_call(self.request):
+            found = status_in(fields)
+            status = http_status(UNKNOWN if found is None else found)
+        if status >= 500:
+            self.runtime.stats.counters["error_responses"] += 1
+        if status:
+            self._observe(status)
+        return status >= 500
 
     def response_failed(self, error: UpstreamError) -> None:
         """The attempt broke. As for every request: one that can be sent again, and met a connection that had gone stale, gets a new one."""

@@ -57,6 +57,35 @@ def test_a_copy_of_a_get() -> None:
     world.counted(requests=1, responses=1, error_responses=1)
 
 
+CALL = b"POST /s/m HTTP/1.1\r\nHost: app\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "told"),
+    [
+        (GET, OK, [200]),
+        (GET, b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno", [503]),
+        (GET, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut", [503]),
+        (CALL, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nGrpc-Status: 14\r\n\r\n", [503]),
+        (CALL, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nGrpc-Status: 0\r\n\r\n", [200]),
+        (CALL, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nGrpc-Status: 13\r\n\r\n", [500]),
+    ],
+)
+def test_how_a_copy_went(request_: bytes, answer: bytes, told: list[int]) -> None:
+    """Told to those who watch the mirror's endpoints when its answer is over, of a gRPC call by its own status; an error is counted."""
+    world = Mirrored()
+    seen: list[int] = []
+    world.mirror_connector.observe = lambda endpoint, status, seconds: seen.append(status)
+    world.send(request_)
+    copy = world.copies[0].succeed()
+    copy.receive(answer)
+    if not seen:
+        copy.lose()
+    assert seen == told
+    counters = world.stats.counters
+    assert counters["error_responses"] + counters["failures"] == (told[0] >= 500) and world.stats.active == 0
+
+
 def test_a_body_is_passed_on_as_it_comes() -> None:
     """To both, chunk by chunk; the copy runs on when the original is over, and its connection is used again."""
     world = Mirrored()
