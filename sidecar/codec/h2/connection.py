@@ -17,6 +17,7 @@ from sidecar.codec.h2 import events as happened
 from sidecar.codec.h2.frames import (
     ACK,
     CONTINUATION,
+    DATA,
     DEFAULT_WINDOW,
     ENABLE_CONNECT_PROTOCOL,
     ENABLE_PUSH,
@@ -147,29 +148,32 @@ class H2Connection(ReceivingHalf):
     def _read_frames(self, data: bytes, position: int, events: Events) -> int:
         """Take every whole frame; the position of the first octet not taken."""
         most = self.limits.frame_octets
+        start = position + 9  # of the next frame's payload
         end = len(data)
         self._needed = 9
-        while end - position >= 9:
-            head, flags, stream_id = read_head(data, position)
-            stream_id &= 0x7FFFFFFF
-            length = head >> 8
-            if length > most:
-                raise Violation(FRAME_SIZE_ERROR, f"a frame of {length} octets, more than the {most} announced")
-            stop = position + 9 + length
+        while start <= end:
+            head, flags, stream_id = read_head(data, start - 9)
             kind = head & 0xFF
+            stop = start + (head >> 8)
+            if stop - start > most:
+                raise Violation(FRAME_SIZE_ERROR, f"a frame of {stop - start} octets, more than the {most} announced")
+            if stream_id > 0x7FFFFFFF:
+                stream_id &= 0x7FFFFFFF  # the reserved bit (section 4.1)
             if self._special:
                 self._check_special(kind, flags, stream_id)
             if stop > end:
-                self._needed = stop - position
+                self._needed = stop - start + 9
                 break
-            if kind == HEADERS and flags & _UNUSUAL_HEADERS == END_HEADERS and stream_id:
-                self._take_block(stream_id, flags & END_STREAM, data[position + 9 : stop], events)
+            if kind == DATA:
+                self._take_data(flags, stream_id, data[start:stop], events)
+            elif kind == HEADERS and flags & _UNUSUAL_HEADERS == END_HEADERS and stream_id:
+                self._take_block(stream_id, flags & END_STREAM, data[start:stop], events)
             elif kind < 10:
-                _TAKERS[kind](self, flags, stream_id, data[position + 9 : stop], events)
+                _TAKERS[kind](self, flags, stream_id, data[start:stop], events)
             else:
                 self._spend_ignored()  # section 5.5
-            position = stop
-        return position
+            start = stop + 9
+        return start - 9
 
     def _check_special(self, kind: int, flags: int, stream_id: int) -> None:
         if self._block_stream:
@@ -282,8 +286,9 @@ class H2Connection(ReceivingHalf):
         if stream.send_window + change > LARGEST_WINDOW:
             raise Violation(FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1")
         stream.send_window += change
-        if stream.queued and not stream.waits and stream.send_window > 0:
-            stream.waits = True
+        backlog = stream.backlog
+        if backlog is not None and not backlog.waits and stream.send_window > 0:
+            backlog.waits = True
             self._ready.append(stream)
             self._opened.append(stream.id)
 

@@ -25,6 +25,9 @@ _SECRET = frozenset((b"authorization", b"proxy-authorization", b"set-cookie", b"
 _SHORT_COOKIE_OCTETS = 20
 
 # Different for each message as a rule: not even worth remembering as seen.
+# (method, scheme, path, authority, upgrade or None)
+Line = tuple[bytes, bytes, bytes, bytes, bytes | None]
+
 _FLEETING = frozenset(
     (
         *(b"traceparent", b"tracestate", b"x-request-id", b"x-b3-traceid", b"x-b3-spanid", b"b3", b"content-length", b"date", b"etag", b"age"),
@@ -39,7 +42,7 @@ NOT_SENT = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"trans
 class Encoder:
     """One direction of one connection. `table_octets`: the most that we want to use, whatever the peer offers."""
 
-    __slots__ = ("_candidates", "_entries", "_limit", "_most", "_names", "_newest", "_numbers", "_size", "rendered", "resizes")
+    __slots__ = ("_candidates", "_entries", "_limit", "_most", "_names", "_newest", "_numbers", "_size", "lines", "rendered", "resizes")
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
         self._most = table_octets
@@ -53,6 +56,8 @@ class Encoder:
         self.resizes: list[int] = []  # sizes to tell at the start of the next block
         # field -> its octets, right as long as the table is as it is; b"" for what is not sent. Looked into directly by `encode`'s callers too.
         self.rendered: dict[Field, bytes] = {}
+        # The same for all the pseudo-header fields of a request, if each of them stands in a table.
+        self.lines: dict[Line, bytes] = {}
         if table_octets < DEFAULT_TABLE_OCTETS:
             self.resize(DEFAULT_TABLE_OCTETS)
 
@@ -68,27 +73,35 @@ class Encoder:
         self._evict(0)
         smallest = min([*self.resizes, size])
         self.resizes = [smallest, size] if smallest < size else [size]
-        self.rendered.clear()
+        self._table_changed()
 
     def encode(self, fields: list[Field], first: bytes = b"") -> bytes:
         """The block of `fields`, behind `first`, octets already rendered by `piece` or from the static table. Fields not for HTTP/2 are left out."""
-        get = self.rendered.get
-        pieces = [first]
         if self.resizes:
-            pieces.insert(0, self.take_resizes())
-        append = pieces.append
-        for field in fields:
-            octets = get(field)
+            first = self.take_resizes() + first
+        get = self.rendered.get
+        pieces = [*map(get, fields)]
+        for index, octets in enumerate(pieces):
             if octets is None:
+                field = fields[index]
                 name, value, _ = field
                 start = _FLEETING_STARTS.get(name)
-                if start is None or len(value) >= 0x7F or field.__class__ is not tuple:
-                    octets = self.piece(field)
-                else:
+                if start is not None and len(value) < 0x7F and field.__class__ is tuple:
                     # An id or a time, another one in each message.
-                    octets = start + _LENGTHS[len(value)] + value
-            append(octets)
-        return b"".join(pieces)
+                    pieces[index] = start + _LENGTHS[len(value)] + value
+                    continue
+                newest = self._newest
+                pieces[index] = self.piece(field)
+                if self._newest != newest:
+                    # The table has changed, and with it what the fields behind this one look like.
+                    pieces[index + 1 :] = map(get, fields[index + 1 :])
+        return first + b"".join(pieces)  # type: ignore[arg-type]
+
+    def keep_line(self, line: Line, octets: bytes) -> None:
+        """These are the octets of a request's pseudo-header fields as long as the table is as it is."""
+        if len(self.lines) >= CANDIDATES:
+            self.lines.clear()
+        self.lines[line] = octets
 
     def take_resizes(self) -> bytes:
         """The table size updates due at the start of a block."""
@@ -156,7 +169,11 @@ class Encoder:
         self._newest += 1
         self._numbers[field] = self._newest
         self._names[field[0]] = self._newest
+        self._table_changed()
+
+    def _table_changed(self) -> None:
         self.rendered.clear()
+        self.lines.clear()
 
     def _evict(self, room: int) -> None:
         """Let the oldest go until `room` octets fit."""

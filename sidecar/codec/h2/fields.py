@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
-from sidecar.codec.h2.encoder import Encoder
+from sidecar.codec.h2.encoder import Encoder, Line
 from sidecar.codec.h2.tables import ENTRY_OVERHEAD, NeverIndexed
 from sidecar.errors import HeadTooLarge
 from sidecar.headers import Field, Headers
@@ -247,8 +247,14 @@ def _pseudo(encoder: Encoder, name: bytes, value: bytes) -> bytes:
 
 def write_request(head: RequestHead, encoder: Encoder) -> bytes:
     """The block of a request's head. Fields of HTTP/1.1 connections and Host are left out."""
+    line = (head.method, head.scheme, head.path, head.authority, head.upgrade)
+    return encoder.encode(head.headers.fields, encoder.lines.get(line) or _write_line(head, line, encoder))
+
+
+def _write_line(head: RequestHead, line: Line, encoder: Encoder) -> bytes:
+    """The octets of the pseudo-header fields, which `line` stands for."""
     # Before anything else, because the pieces below may refer to the table.
-    start = encoder.take_resizes() if encoder.resizes else b""
+    start = resizes = encoder.take_resizes() if encoder.resizes else b""
     method = head.method
     if head.upgrade is not None:
         start += _pseudo(encoder, b":method", b"CONNECT") + _pseudo(encoder, b":protocol", head.upgrade)
@@ -260,7 +266,18 @@ def write_request(head: RequestHead, encoder: Encoder) -> bytes:
     # A request of HTTP/1.0 without Host has no authority, and an empty one must not be sent.
     if head.authority:
         start += _pseudo(encoder, b":authority", head.authority)
-    return encoder.encode(head.headers.fields, start)
+    rendered = encoder.rendered
+    if (
+        not resizes
+        and head.upgrade is None
+        and method in _METHODS
+        and head.scheme in _SCHEMES
+        and (b":authority", head.authority, b"") in rendered
+        and (head.path == b"/" or (b":path", head.path, b"") in rendered)
+    ):
+        # All of it is as the table has it now.
+        encoder.keep_line(line, start)
+    return start
 
 
 def write_response(head: ResponseHead, encoder: Encoder) -> bytes:

@@ -31,6 +31,7 @@ from sidecar.codec.h2.frames import (
 from sidecar.codec.h2.limits import Budget, H2Limits
 from sidecar.codec.h2.sending import SendingHalf
 from sidecar.codec.h2.streams import (
+    AFTER,
     CLOSED,
     IDLE,
     IGNORE,
@@ -42,18 +43,19 @@ from sidecar.codec.h2.streams import (
     REFUSE_CLOSED,
     REFUSE_IDLE,
     REFUSE_STREAM,
+    REFUSED,
     RESET_SENT,
     TABLE,
-    TAKE,
     Stream,
 )
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
-from sidecar.codec.h2.windows import ReceiveWindow
 from sidecar.errors import HeadTooLarge
 from sidecar.headers import Field, Headers
 from sidecar.message import END, End, ResponseHead
 
 Events = list[tuple[int, Any]]
+
+_AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_DATA_END = AFTER[RECV_HEAD], AFTER[RECV_HEAD_END], AFTER[RECV_DATA], AFTER[RECV_DATA_END]
 
 # 1xx heads before a response's final one; more serve nobody, and each is forwarded.
 INFORMATIONAL_HEADS = 32
@@ -169,10 +171,11 @@ class ReceivingHalf(SendingHalf):
     def _take_block(self, stream_id: int, end: int, block: bytes, events: Events) -> None:
         stream = self._streams.get(stream_id)
         if stream is not None:
-            action, after = TABLE[stream.state][RECV_HEAD_END if end else RECV_HEAD]
-            if action != TAKE or stream.state == IDLE:
+            state = stream.state
+            after = (_AFTER_HEAD_END if end else _AFTER_HEAD)[state]
+            if after == REFUSED or state == IDLE:
                 self._decode(block)
-                self._refuse(REFUSE_IDLE if stream.state == IDLE else action, stream_id, stream, events)
+                self._refuse(REFUSE_IDLE if state == IDLE else TABLE[state][RECV_HEAD][0], stream_id, stream, events)
                 self._spend_ignored()
             elif stream.has_head:
                 self._take_trailers(stream, after, end, block, events)
@@ -322,7 +325,14 @@ class ReceivingHalf(SendingHalf):
             raise Violation(PROTOCOL_ERROR, "DATA on stream 0")
         self.received_data_frames += 1
         octets = len(payload)
-        if increment := self._window.pass_on(octets):
+        window = self._window
+        left = window.left - octets
+        owed = window.owed + octets
+        if left >= 0 and owed + owed < window.size:
+            # Nothing is due yet: `pass_on`, without the call.
+            window.left = left
+            window.owed = owed
+        elif increment := window.pass_on(octets):
             if increment < 0:
                 raise Violation(FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
             self._out.append(window_update_frame(0, increment))
@@ -333,18 +343,24 @@ class ReceivingHalf(SendingHalf):
             if not octets:
                 self._spend_ignored()
             return
-        action, after = TABLE[stream.state][RECV_DATA_END if end else RECV_DATA]
-        if action != TAKE:
-            self._refuse(action, stream_id, stream, events)
+        state = stream.state
+        after = (_AFTER_DATA_END if end else _AFTER_DATA)[state]
+        if after == REFUSED:
+            self._refuse(TABLE[state][RECV_DATA][0], stream_id, stream, events)
             return
         if octets:
-            window = stream.window
-            if window is None and not (end and octets <= self._initial_window):
-                window = stream.window = ReceiveWindow(self._initial_window, max(self.limits.stream_window_most, self._initial_window))
-            # A body that comes whole needs no credit, and so no window.
-            if window is not None and not window.take(octets):
-                self._break_stream(stream, FLOW_CONTROL_ERROR, "DATA beyond the stream's window", events)
-                return
+            own = stream.window
+            taken = stream.taken + octets
+            size = self._initial_window
+            # A body that has come whole needs no credit, and one of less than half a window none yet: both do without a window of their own.
+            if own is None and (taken + taken < size or (end and taken <= size)):
+                stream.taken = taken
+            else:
+                if own is None:
+                    own = stream.open_window(size, max(self.limits.stream_window_most, size))
+                if not own.take(octets):
+                    self._break_stream(stream, FLOW_CONTROL_ERROR, "DATA beyond the stream's window", events)
+                    return
             if flags & PADDED:
                 payload = _without_padding(payload)
                 self.consumed(stream_id, octets - len(payload))

@@ -30,22 +30,25 @@ from sidecar.codec.h2.frames import (
 )
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.h2.streams import (
+    AFTER,
     CLOSED,
     HALF_LOCAL,
     IDLE,
-    MISUSE,
     OPEN,
+    REFUSED,
     RESET_SENT,
     SEND_DATA,
     SEND_END,
     SEND_HEAD,
     SEND_HEAD_END,
-    TABLE,
+    Backlog,
     Stream,
 )
 from sidecar.codec.h2.windows import ReceiveWindow
 from sidecar.headers import Headers
 from sidecar.message import RequestHead, ResponseHead
+
+_AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_END = AFTER[SEND_HEAD], AFTER[SEND_HEAD_END], AFTER[SEND_DATA], AFTER[SEND_END]
 
 # Streams that we may open before the peer's first SETTINGS tell: what RFC 9113, section 6.5.2, recommends peers to allow at least.
 _STREAMS_BEFORE_SETTINGS = 100
@@ -176,13 +179,14 @@ class SendingHalf:
         """
         found = []
         for stream in self._streams.values():
-            if not stream.queued:
-                stream.mark_since = None
-            elif stream.mark_since is None or stream.sent - stream.mark >= self.limits.progress_octets:
-                stream.mark = stream.sent
-                stream.mark_since = now
+            backlog = stream.backlog
+            if backlog is None:
+                continue
+            if backlog.mark_since is None or backlog.sent - backlog.mark >= self.limits.progress_octets:
+                backlog.mark = backlog.sent
+                backlog.mark_since = now
             else:
-                found.append((stream.id, stream.mark_since))
+                found.append((stream.id, backlog.mark_since))
         return found
 
     # -- messages ----------------------------------------------------------------------------------------------------------------------------
@@ -195,11 +199,9 @@ class SendingHalf:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        action, after = TABLE[stream.state][SEND_HEAD_END if end else SEND_HEAD]
-        if action == MISUSE:
-            raise RuntimeError(f"not allowed on {stream!r}")
-        if stream.head_sent:
-            raise RuntimeError(f"a second final head on {stream!r}")
+        after = (_AFTER_HEAD_END if end else _AFTER_HEAD)[stream.state]
+        if after == REFUSED or stream.head_sent:
+            raise RuntimeError(f"a head is not allowed on {stream!r}, or a second final one")
         if isinstance(head, RequestHead):
             if head.upgrade is not None:
                 stream.tunnel = head.upgrade
@@ -221,7 +223,8 @@ class SendingHalf:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        _step(stream, SEND_HEAD)
+        if _AFTER_HEAD[stream.state] == REFUSED:
+            raise RuntimeError(f"not allowed on {stream!r}")
         if stream.head_sent:
             raise RuntimeError(f"an informational head behind the final one on {stream!r}")
         self._write_block(stream, write_response(head, self._encoder), False)
@@ -232,43 +235,46 @@ class SendingHalf:
         stream = self._streams.get(stream_id)
         if stream is None:
             return 0
-        if TABLE[stream.state][SEND_DATA][0] == MISUSE or stream.ending:
+        backlog = stream.backlog
+        if _AFTER_DATA[stream.state] == REFUSED or (backlog is not None and backlog.ending):
             raise RuntimeError(f"data behind the end of {stream!r}")
         size = len(chunk)
-        if size <= stream.send_window and size <= self._send_window and size <= self._frame_octets and not stream.queued and not self._ready:
+        window = stream.send_window
+        if size <= window and size <= self._send_window and size <= self._frame_octets and backlog is None and not self._ready:
             if size:
-                stream.send_window -= size
+                stream.send_window = window - size
                 self._send_window -= size
-                stream.sent += size
                 self.sent_data_frames += 1
                 out = self._out
                 stream.batch = self._batch
                 stream.tail = len(out)
-                out += (pack_head(size << 8, 0, stream_id), chunk)
+                out.append(pack_head(size << 8, 0, stream_id))
+                out.append(chunk)
             return 0
-        if stream.queue is None:
-            stream.queue = deque()
-        stream.queue.append(chunk)
-        stream.queued += size
-        if not stream.waits and stream.send_window > 0:
-            stream.waits = True
+        if not size:
+            return stream.queued
+        if backlog is None:
+            backlog = stream.backlog = Backlog()
+        backlog.chunks.append(chunk)
+        backlog.octets += size
+        if not backlog.waits and window > 0:
+            backlog.waits = True
             self._ready.append(stream)
-        return stream.queued
+        return backlog.octets
 
     def send_end(self, stream_id: int, trailers: Headers | None = None) -> None:
         """The stream's message ends behind what was sent so far. Our side of a tunnel ends so, too."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        if TABLE[stream.state][SEND_END][0] == MISUSE:
-            raise RuntimeError(f"not allowed on {stream!r}")
-        if stream.ending:
-            raise RuntimeError(f"a second end of {stream!r}")
-        if stream.queued:
-            stream.ending = True
-            stream.trailers = trailers
-        else:
+        backlog = stream.backlog
+        if _AFTER_END[stream.state] == REFUSED or (backlog is not None and backlog.ending):
+            raise RuntimeError(f"an end is not allowed on {stream!r}, or a second one")
+        if backlog is None:
             self._write_end(stream, trailers)
+        else:
+            backlog.ending = True
+            backlog.trailers = trailers
 
     def reset(self, stream_id: int, code: int) -> None:
         """The stream is over, what it had queued is dropped, and RST_STREAM is in the batch. Nothing more comes from it; its octets not yet consumed are
@@ -299,9 +305,12 @@ class SendingHalf:
     def consumed(self, stream_id: int, octets: int) -> None:
         """`octets` of the stream's DATA have left on the other side: its credit, in the batch when half a window is due. After its end this may be left out."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.window is None:
+        if stream is None:
             return
         window = stream.window
+        if window is None:
+            stream.given += octets
+            return
         grown = window.grown
         increment = window.give(octets, self._spare)
         if increment:
@@ -329,31 +338,33 @@ class SendingHalf:
         out = self._out
         while ready and self._send_window > 0 and most > 0:
             stream = ready.popleft()
+            backlog = stream.backlog
+            assert backlog is not None
             allowed = min(stream.send_window, self._send_window, self._frame_octets)
-            if not stream.queued or allowed <= 0:
-                stream.waits = False
+            if allowed <= 0:
+                backlog.waits = False
                 continue
-            chunk = _take_slice(stream, allowed)
+            chunk = _take_slice(backlog.chunks, allowed)
             size = len(chunk)
-            stream.queued -= size
+            backlog.octets -= size
+            backlog.sent += size
             stream.send_window -= size
-            stream.sent += size
             self._send_window -= size
             self.sent_data_frames += 1
             most -= size
             stream.batch = self._batch
             stream.tail = len(out)
             out += (pack_head(size << 8 | DATA, 0, stream.id), chunk)
-            if stream.queued:
+            if backlog.octets:
                 if stream.send_window > 0:
                     ready.append(stream)
                 else:
-                    stream.waits = False
+                    backlog.waits = False
                 continue
-            stream.waits = False
+            stream.backlog = None
             self._drained.append(stream.id)
-            if stream.ending:
-                self._write_end(stream, stream.trailers)
+            if backlog.ending:
+                self._write_end(stream, backlog.trailers)
 
     def _write_block(self, stream: Stream, block: bytes, end: bool) -> None:
         most = self.peer.frame_octets
@@ -362,8 +373,10 @@ class SendingHalf:
         if len(block) <= most:
             stream.batch = self._batch
             stream.tail = len(out)
-            out += (pack_head(len(block) << 8 | HEADERS, flags | END_HEADERS, stream.id), block)
+            out.append(pack_head(len(block) << 8 | HEADERS, flags | END_HEADERS, stream.id))
+            out.append(block)
             return
+        stream.batch = -1  # END_STREAM cannot be set on the last of them
         kind = HEADERS
         for start in range(0, len(block), most):
             piece = block[start : start + most]
@@ -372,16 +385,20 @@ class SendingHalf:
             flags = 0
 
     def _write_end(self, stream: Stream, trailers: Headers | None) -> None:
-        block = write_trailers(trailers, self._encoder) if trailers is not None and trailers.fields else b""
-        if block:
+        if trailers is not None and trailers.fields and (block := write_trailers(trailers, self._encoder)):
             self._write_block(stream, block, True)
         elif stream.batch == self._batch:
-            head = self._out[stream.tail]
-            self._out[stream.tail] = head[:4] + bytes((head[4] | END_STREAM,)) + head[5:]
+            out = self._out
+            tail = stream.tail
+            head = out[tail]
+            out[tail] = pack_head(len(out[tail + 1]) << 8 | head[3], head[4] | END_STREAM, stream.id)
         else:
             self._out.append(pack_head(DATA, END_STREAM, stream.id))
-        stream.state = TABLE[stream.state][SEND_END][1]
-        self._local_end(stream)
+        stream.state = after = _AFTER_END[stream.state]
+        if after == CLOSED:
+            self._forget(stream, CLOSED)
+        elif stream.is_discarded:
+            self._local_end(stream)
 
     def _local_end(self, stream: Stream) -> None:
         if stream.state == CLOSED:
@@ -399,11 +416,10 @@ class SendingHalf:
             self._spare += stream.window.grown
         if state != CLOSED:
             self._remember_end(stream.id, state)
-        if stream.queued:
-            stream.queue = None
-            stream.queued = 0
-            if stream.waits:
+        if stream.backlog is not None:
+            if stream.backlog.waits:
                 self._ready.remove(stream)
+            stream.backlog = None
         stream.state = state
 
     def _remember_end(self, stream_id: int, state: int) -> None:
@@ -413,17 +429,8 @@ class SendingHalf:
             del ended[next(iter(ended))]
 
 
-def _step(stream: Stream, given: int) -> tuple[int, int]:
-    step = TABLE[stream.state][given]
-    if step[0] == MISUSE:
-        raise RuntimeError(f"not allowed on {stream!r}")
-    return step
-
-
-def _take_slice(stream: Stream, most: int) -> bytes:
+def _take_slice(queue: deque[bytes], most: int) -> bytes:
     """The next octets of the queue, at most `most` of them; chunks are not joined."""
-    queue = stream.queue
-    assert queue
     chunk = queue[0]
     if len(chunk) <= most:
         queue.popleft()

@@ -114,42 +114,62 @@ TABLE: tuple[tuple[Step, ...], ...] = tuple(
     tuple({**_RECEIVING[state], **_SENDING[state]}[each] for each in range(INPUT_COUNT)) for state in range(len(STATE_NAMES))
 )
 
+# AFTER[input][state]: the next state where TABLE says TAKE, REFUSED for anything else. The straight path looks here, and into TABLE for what is wrong.
+REFUSED = -1
+AFTER: tuple[tuple[int, ...], ...] = tuple(tuple(steps[each][1] if steps[each][0] == TAKE else REFUSED for steps in TABLE) for each in range(INPUT_COUNT))
+
 # What is known of the message coming in on a stream (section 8.1): its head is awaited (perhaps after informational ones), or it came.
 NO_LENGTH = -1
 
 
+class Backlog:
+    """What of a stream no window let out yet, and what follows it. There is one only while octets wait."""
+
+    __slots__ = ("chunks", "ending", "mark", "mark_since", "octets", "sent", "trailers", "waits")
+
+    def __init__(self) -> None:
+        self.chunks: deque[bytes] = deque()
+        self.octets = 0  # in `chunks`
+        self.waits = False  # in the scheduler's turn
+        self.ending = False  # END_STREAM follows
+        self.trailers: Headers | None = None  # and these, with it
+        self.sent = 0  # octets that left from here
+        self.mark = 0  # `sent` at the last look for stalled streams, and when
+        self.mark_since: float | None = None
+
+
 class Stream:
-    """One stream. Windows and queues exist from the first octet that needs them: most requests have none."""
+    """One stream. Window and backlog exist from the first octet that needs them: most requests have neither."""
 
     __slots__ = (
+        "backlog",
         "batch",
-        "ending",
+        "given",
         "has_head",
         "head_sent",
         "id",
         "informational",
         "is_discarded",
         "is_head_request",
-        "mark",
-        "mark_since",
-        "queue",
-        "queued",
         "remaining",
         "send_window",
-        "sent",
         "state",
         "tail",
-        "trailers",
+        "taken",
         "tunnel",
-        "waits",
         "window",
     )
+
+    # Of our last frame in the batch `batch`: where it stands, because END_STREAM can still be set on it.
+    tail: int
 
     def __init__(self, stream_id: int, state: int, send_window: int) -> None:
         self.id = stream_id
         self.state = state
         self.send_window = send_window
         self.window: ReceiveWindow | None = None
+        self.taken = 0  # without a window: octets of DATA that came, and of these those that were consumed
+        self.given = 0
         self.has_head = False  # the final head came in
         self.head_sent = False  # the final head went out
         self.informational = 0  # 1xx heads that came in
@@ -157,16 +177,21 @@ class Stream:
         self.is_head_request = False
         self.tunnel: bytes | None = None  # the protocol of an extended CONNECT, b"" for CONNECT: its data is not a message's body
         self.is_discarded = False  # what comes in is dropped: the head was refused and is being answered
-        self.queue: deque[bytes] | None = None  # chunks that no window let out yet
-        self.queued = 0  # octets in `queue`
-        self.waits = False  # in the scheduler's turn
-        self.ending = False  # END_STREAM follows `queue`
-        self.trailers: Headers | None = None  # and these, with it
-        self.batch = -1  # the batch in which our last frame stands, and where: END_STREAM can still be set on it
-        self.tail = 0
-        self.sent = 0  # octets of DATA
-        self.mark = 0  # `sent` at the last look for stalled streams, and when
-        self.mark_since: float | None = None
+        self.backlog: Backlog | None = None
+        self.batch = -1
+
+    @property
+    def queued(self) -> int:
+        """Octets that wait for windows."""
+        return 0 if self.backlog is None else self.backlog.octets
+
+    def open_window(self, size: int, most: int) -> ReceiveWindow:
+        """The stream has more to come than needs no counting: a window of `size` that knows of the octets so far, and may grow to `most`."""
+        self.window = window = ReceiveWindow(size, most)
+        window.left -= self.taken
+        window.owed = min(self.given, self.taken)
+        window.held = self.taken - window.owed
+        return window
 
     def __repr__(self) -> str:
         return f"<Stream {self.id} {STATE_NAMES[self.state]}, {self.queued} queued, may send {self.send_window}>"

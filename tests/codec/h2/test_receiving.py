@@ -136,8 +136,38 @@ def test_a_request_with_body_and_trailers_comes_in_order() -> None:
 def test_padding_is_credited_at_once() -> None:
     connection = server()
     connection.receive(headers(1, POST, 4) + frame(DATA, 8, 1, b"\xff" + b"x" * 10 + bytes(255)), 0.0)
-    window = connection._streams[1].window
-    assert window is not None and window.held == 10 and window.owed == 256
+    stream = connection._streams[1]
+    assert stream.window is None and (stream.taken, stream.given) == (266, 256)
+
+
+def test_a_window_that_is_opened_late_knows_what_came_before() -> None:
+    """Less than half a window needs no counting; from then on every octet is allowed, held or owed, those from before included."""
+    connection = server()
+    connection.receive(headers(1, POST, 4), 0.0)
+    stream = connection._streams[1]
+    size = connection._initial_window
+    for _ in range(size // 2 // 10_000):
+        connection.receive(frame(DATA, 0, 1, bytes(10_000)), 0.0)
+    assert stream.window is None
+    connection.consumed(1, 7_000)
+    connection.receive(frame(DATA, 0, 1, bytes(10_000)), 0.0)
+    window = stream.window
+    assert window is not None
+    came = stream.taken + 10_000
+    assert (window.left, window.held, window.owed) == (size - came, came - 7_000, 7_000)
+    while window.left >= 10_000:
+        assert connection.receive(frame(DATA, 0, 1, bytes(10_000)), 0.0) == [(1, bytes(10_000))]
+    ((_, event),) = connection.receive(frame(DATA, 0, 1, bytes(10_000)), 0.0)
+    assert event.code == FLOW_CONTROL_ERROR
+
+
+def test_a_short_body_cannot_pass_the_window_with_its_end() -> None:
+    """Whatever was let through uncounted before counts when the last frame comes."""
+    connection = server(H2Limits(stream_window=65_535, frame_octets=65_536))
+    connection.receive(headers(1, POST, 4), 0.0)
+    connection.receive(frame(DATA, 0, 1, bytes(30_000)), 0.0)
+    ((_, event),) = connection.receive(frame(DATA, 1, 1, bytes(40_000)), 0.0)
+    assert event.code == FLOW_CONTROL_ERROR
 
 
 def test_a_priority_in_headers_is_passed_over() -> None:
@@ -223,7 +253,7 @@ def test_a_repeated_head_gives_heads_of_their_own() -> None:
 def test_a_body_that_comes_whole_has_no_window() -> None:
     """No credit will ever be due, so nothing is counted for it; but more than the window is refused all the same."""
     connection = server(H2Limits(stream_window=100_000))
-    connection.receive(headers(1, POST, 4) + frame(DATA, 1, 1, b"whole") + headers(3, POST, 4) + frame(DATA, 0, 3, b"in part"), 0.0)
+    connection.receive(headers(1, POST, 4) + frame(DATA, 1, 1, b"whole") + headers(3, POST, 4) + 4 * frame(DATA, 0, 3, bytes(16_000)), 0.0)
     assert connection._streams[1].window is None and connection._streams[3].window is not None
     connection.consumed(1, 5)
     assert connection.data_to_send() == []

@@ -53,6 +53,17 @@ def test_an_answer_is_headers_and_data_with_the_end_on_the_last() -> None:
     assert connection.open_streams == 0
 
 
+def test_an_end_is_never_set_on_a_head_before_the_last_one() -> None:
+    """The final head went out in several frames behind a 103 in the same batch: the end is a frame of its own."""
+    connection = server()
+    connection.receive(headers(1, GET), 0.0)
+    connection.send_informational(1, response(103))
+    connection.send_head(1, response(200, [(b"x-long", b"v" * 20_000)]), False)
+    connection.send_end(1)
+    sent = [(kind, flags) for kind, flags, _, _ in frames(written(connection))]
+    assert sent == [(HEADERS, 4), (HEADERS, 0), (CONTINUATION, 4), (DATA, END_STREAM)]
+
+
 def test_an_answer_without_body_is_one_frame_also_when_its_end_comes_later() -> None:
     connection = server()
     connection.receive(headers(1, GET) + headers(3, GET), 0.0)
