@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from sidecar.codec import websocket
 from sidecar.codec.h2.connection import H2Connection
-from sidecar.codec.h2.events import ConnectionFailed, HeadRefused, PingAcked, StreamReset, WindowOpened
+from sidecar.codec.h2.events import ConnectionFailed, HeadRefused, PingAcked, StreamReset
 from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID, NO_ERROR
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.downstream.h2_stream import H2ServerStream
@@ -51,9 +51,9 @@ class H2ServerConnection:
     `options`: `model.HTTP2Options`."""
 
     __slots__ = (
-        "_begin", "_busy_at", "_closed", "_closing", "_delivering", "_drain_state", "_ends_at", "_free", "_is_due", "_last_moved", "_lingering", "_mid_since",
-        "_pinged_at", "_refuse", "_slow", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "limits", "options", "requests", "runtime",
-        "scheme", "timer", "transport",
+        "_begin", "_busy_at", "_closed", "_closing", "_drain_state", "_ends_at", "_free", "_last_moved", "_lingering", "_mid_since",
+        "_pinged_at", "_refuse", "_slow", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "is_delivering", "is_due", "limits", "options",
+        "requests", "runtime", "scheme", "timer", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +84,7 @@ class H2ServerConnection:
         self._free: list[H2ServerStream] = []
         self._slow: set[H2ServerStream] = set()  # those whose exchange was told to hold
         self._stopping: set[int] = set()  # answered, and to be reset when the answer has left
-        self._delivering = self._closing = self._is_due = self._lingering = False
+        self.is_delivering = self._closing = self.is_due = self._lingering = False
         self._drain_state = OPEN
         self._ends_at = inf
         self._last_moved = self._busy_at = 0.0  # when the client sent something; when it last had a request
@@ -114,7 +114,7 @@ class H2ServerConnection:
         if self._lingering or self._closing:
             return
         self._last_moved = now = self.runtime.seconds()
-        self._delivering = True
+        self.is_delivering = True
         touched: list[H2ServerStream] = []
         last: H2ServerStream | None = None  # a body and its end come together
         streams = self._streams
@@ -125,7 +125,14 @@ class H2ServerConnection:
             elif kind is bytes or kind is End:
                 stream = streams.get(stream_id)
                 if stream is not None:
-                    stream.receive(event)
+                    if stream.is_paused or stream.waits_for_tunnel or stream.inbox:
+                        stream.inbox.append(event)
+                    elif kind is bytes:
+                        stream.held += len(event)
+                        stream.exchange.request_data(event)
+                    else:
+                        stream.request_done = True
+                        stream.exchange.request_end(event.trailers)
                     if stream is not last:
                         touched.append(stream)
                         last = stream
@@ -137,9 +144,9 @@ class H2ServerConnection:
             exchange = stream.exchange
             if exchange is not None:
                 exchange.flush_request()
-            if stream.held and not stream.is_paused and stream.id:
+            if stream.held and not (stream.is_paused or stream.request_done) and stream.id:
                 stream.credit()
-        self._delivering = False
+        self.is_delivering = False
         if self.h2.wants_write or self._slow:
             self._write()
 
@@ -182,19 +189,13 @@ class H2ServerConnection:
             exchange.start()
 
     def _other(self, stream_id: int, event: Any, kind: type) -> None:
-        """What is rare."""
+        """What is rare. `WindowOpened` asks for nothing: the batch is written anyway."""
         if kind is StreamReset:
             self._stopping.discard(stream_id)
-            error: SidecarError
-            if event.by_peer:
-                error = DownstreamClosed(f"the client reset the stream (code {event.code})")
-            else:
-                error = DownstreamError(event.reason)
+            error = DownstreamClosed(f"the client reset the stream (code {event.code})") if event.by_peer else DownstreamError(event.reason)
             self._lose(stream_id, error)
         elif kind is HeadRefused:
             self._answer_unread(stream_id, event)
-        elif kind is WindowOpened:
-            pass  # the batch is written anyway
         elif kind is PingAcked:
             self._pinged_at = None
             if event.payload == _DRAIN_PING and self._drain_state == ANNOUNCED:
@@ -258,10 +259,10 @@ class H2ServerConnection:
 
     def flush(self) -> None:
         """Write what was produced: at once, or with the batch, or with what else this turn of the reactor brings."""
-        if self._delivering or self._is_due:
+        if self.is_delivering or self.is_due:
             return
         if len(self._streams) > 1:
-            self._is_due = True
+            self.is_due = True
             self.runtime.clock.callLater(0, self._write)
         else:
             self._write()
@@ -272,14 +273,13 @@ class H2ServerConnection:
         if self._streams.pop(stream_id, None) is None:
             return
         stream.exchange = None
-        held = stream.held
         if stream.inbox:
-            held += sum(len(event) for event in stream.inbox if isinstance(event, bytes))
+            stream.held += sum(len(event) for event in stream.inbox if isinstance(event, bytes))
             stream.inbox.clear()
-        if held:
-            stream.held = 0
-            self.h2.consumed(stream_id, held)
-        self._slow.discard(stream)
+        if stream.held and not stream.request_done:
+            self.h2.consumed(stream_id, stream.held)
+        if stream.is_congested:
+            self._slow.discard(stream)
         if len(self._free) < FREE_STREAMS:
             self._free.append(stream)
         else:
@@ -303,7 +303,7 @@ class H2ServerConnection:
     # -- writing ---------------------------------------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        self._is_due = False
+        self.is_due = False
         h2 = self.h2
         while not (self.is_congested or self._closing):
             out = h2.data_to_send(self.high)
@@ -464,8 +464,8 @@ class H2ServerConnection:
 
     def _drained(self) -> None:
         """The last exchange is over, though its answer may still wait for windows; others in this turn may have something to write."""
-        if self._drain_state == LEAVING and not self._closing and not self._is_due and not self.h2.open_streams:
-            self._is_due = True
+        if self._drain_state == LEAVING and not self._closing and not self.is_due and not self.h2.open_streams:
+            self.is_due = True
             self.runtime.clock.callLater(0, self._close_drained)
 
     def _close_drained(self) -> None:

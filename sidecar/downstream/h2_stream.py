@@ -83,7 +83,9 @@ class H2ServerStream:
 
     def flush(self) -> None:
         """See `IDownstreamStream`."""
-        self._connection.flush()
+        connection = self._connection
+        if not (connection.is_delivering or connection.is_due):
+            connection.flush()
 
     def open_tunnel(self) -> None:
         """See `IDownstreamStream`."""
@@ -114,7 +116,8 @@ class H2ServerStream:
         if not is_done:
             # RFC 9113, section 8.1: the answer is complete, and the rest of the request is not wanted.
             connection.stop_request(stream_id)
-        connection.flush()
+        if not (connection.is_delivering or connection.is_due):
+            connection.flush()
 
     def pause_request(self) -> None:
         """See `IDownstreamStream`."""
@@ -127,17 +130,6 @@ class H2ServerStream:
             self.deliver()
 
     # -- what the connection calls ---------------------------------------------------------------------------------------------------------------
-
-    def receive(self, event: bytes | End) -> None:
-        """A part of the request arrived."""
-        if self.is_paused or self.waits_for_tunnel or self.inbox:
-            self.inbox.append(event)
-        elif event.__class__ is bytes:
-            self.held += len(event)
-            self.exchange.request_data(event)
-        else:
-            self.request_done = True
-            self.exchange.request_end(event.trailers)  # type: ignore[union-attr]
 
     def deliver(self) -> None:
         """What waited goes to the exchange as long as it takes it; then what it took is credited."""

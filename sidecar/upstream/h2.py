@@ -35,8 +35,8 @@ class H2ClientConnection:
     """Made by the pool for one endpoint. `pool`: the `Connector`; `multiplexer`: shares the connection out."""
 
     __slots__ = (
-        "_delivering", "_ends_at", "_is_due", "_last_moved", "_pinged_at", "_slow", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
-        "is_congested", "most", "multiplexer", "owner", "pool", "requests", "reserved", "state", "streams", "tls", "transport",
+        "_ends_at", "_last_moved", "_pinged_at", "_slow", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
+        "is_congested", "is_delivering", "is_due", "most", "multiplexer", "owner", "pool", "requests", "reserved", "state", "streams", "tls", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Any, endpoint: Any, multiplexer: Any) -> None:
@@ -56,7 +56,7 @@ class H2ClientConnection:
         self.reserved = 0  # exchanges that have a stream of this connection
         self.is_congested = False
         self._slow: set[H2ClientStream] = set()
-        self._delivering = self._is_due = False
+        self.is_delivering = self.is_due = False
         self._timer = multiplexer.timer(self._look)
         self._last_moved = self._used_at = 0.0
         self._ends_at = inf
@@ -119,7 +119,7 @@ class H2ClientConnection:
         if self.state is GONE:
             return
         self._last_moved = now = self.multiplexer.seconds()
-        self._delivering = True
+        self.is_delivering = True
         touched: list[H2ClientStream] = []
         owners: list[Any] = []
         last: H2ClientStream | None = None  # a head and what follows it come together
@@ -127,10 +127,11 @@ class H2ClientConnection:
         for stream_id, event in self.h2.receive(data, now):
             if stream_id:
                 stream = streams.get(stream_id)
+                kind = event.__class__
                 if stream is None:
-                    if event.__class__ is bytes:
+                    if kind is bytes:
                         self.h2.consumed(stream_id, len(event))
-                elif event.__class__ is StreamReset:
+                elif kind is StreamReset:
                     owner = stream.owner
                     self._stream_reset(stream, event)
                     owners.append(owner)
@@ -143,7 +144,7 @@ class H2ClientConnection:
                         owners.append(stream.owner)
                         last = stream
                     stream.receive(event)
-                    if event.__class__ is bytes:
+                    if kind is bytes:
                         touched.append(stream)
             else:
                 self._about_connection(event)
@@ -153,7 +154,7 @@ class H2ClientConnection:
         for stream in touched:
             if stream.held and not stream.is_paused and stream.id:
                 self._credit(stream)
-        self._delivering = False
+        self.is_delivering = False
         if self.h2.wants_write or self._slow:
             self._write()
         if self.state is READY or self.state is LEAVING:
@@ -269,16 +270,21 @@ class H2ClientConnection:
         stream.owner = None
         self.streams.pop(stream.id, None)
         held = stream.held
-        inbox, stream.inbox = stream.inbox, None
-        if inbox:
-            held += sum(len(event) for event in inbox if isinstance(event, bytes))
+        if stream.inbox:
+            held += sum(len(event) for event in stream.inbox if isinstance(event, bytes))
+            stream.inbox = None
         if held and stream.id:
             self.h2.consumed(stream.id, held)
         stream.held = 0
         stream.id = 0
-        self._slow.discard(stream)
+        if stream.is_congested:
+            self._slow.discard(stream)
         self.reserved -= 1
-        self.multiplexer.done(self)
+        self.endpoint.active -= 1
+        if self.pool.pending:
+            self.multiplexer.room(self)
+        if self.state is LEAVING:
+            self.close_if_unused()
 
     def finish(self, stream: H2ClientStream) -> None:
         """The answer is complete. A request that is not is of no more use."""
@@ -309,16 +315,16 @@ class H2ClientConnection:
 
     def flush(self) -> None:
         """Write what was produced: at once, with the batch being delivered, or with what else this turn of the reactor brings."""
-        if self._delivering or self._is_due:
+        if self.is_delivering or self.is_due:
             return
         if self.reserved > 1 and self.multiplexer.later is not None:
-            self._is_due = True
+            self.is_due = True
             self.multiplexer.later(self._write)
         else:
             self._write()
 
     def _write(self) -> None:
-        self._is_due = False
+        self.is_due = False
         h2 = self.h2
         while not self.is_congested:
             out = h2.data_to_send(self.high)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from sidecar.codec import websocket
 from sidecar.codec.h2.fields import weight
-from sidecar.codec.h2.frames import CANCEL
+from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID
 from sidecar.errors import HeadTooLarge, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.interfaces import IUpstreamStream
@@ -50,7 +50,7 @@ class H2ClientStream:
         self.inbox: deque[Event] | None = None
         self.is_paused = self.is_congested = self.is_tunnel = self.request_done = self.is_over = False
         self.key: bytes | None = None
-        self.replay: list[bytes | End] | None = None  # what was sent behind the head, while it may have to be sent again
+        self.replay: list[bytes | End] | None = []  # what was sent behind the head, while it may have to be sent again
         self.replay_octets = 0
         self.replays = 0
         self._ticket: Any = None
@@ -85,7 +85,7 @@ class H2ClientStream:
             raise UpstreamClosed(f"{connection.describe()} takes no more streams on this connection")
         self.id = stream_id
         connection.streams[stream_id] = self
-        if h2.is_used_up:
+        if stream_id == LARGEST_STREAM_ID:
             connection.leave()
         self.request_done = end
         if head.upgrade == websocket.NAME:
@@ -99,27 +99,21 @@ class H2ClientStream:
         if self._ticket is not None:
             self._keep_waiting(chunk)
             return
-        if self.replay is not None or not self.replay_octets:
-            self._keep(chunk, len(chunk))
+        if self.replay is not None:
+            # It may have to be sent again.
+            self.replay_octets += len(chunk)
+            if self.replay_octets > REPLAY_BYTES:
+                self.replay = None
+            else:
+                self.replay.append(chunk)
         connection = self._connection
         queued = connection.h2.send_data(self.id, chunk)
         if (queued > connection.high or connection.is_congested) and not self.is_congested and self.owner is not None:
             connection.hold(self)
 
-    def _keep(self, event: bytes | End, octets: int) -> None:
-        """It may have to be sent again."""
-        self.replay_octets += octets
-        if self.replay_octets > REPLAY_BYTES:
-            self.replay = None
-        elif self.replay is None:
-            self.replay = [event]
-        else:
-            self.replay.append(event)
-
     def _keep_waiting(self, event: bytes | End) -> None:
         """There is no stream to send it on yet: no more, please."""
-        if self.replay is None:
-            self.replay = []
+        assert self.replay is not None
         self.replay.append(event)
         if not self.is_congested:
             self.is_congested = True
@@ -132,13 +126,15 @@ class H2ClientStream:
         if self._ticket is not None:
             self._keep_waiting(end)
             return
-        if self.replay is not None or not self.replay_octets:
-            self._keep(end, 0)
+        if self.replay is not None:
+            self.replay.append(end)
         self._connection.h2.send_end(self.id, trailers)
 
     def flush(self) -> None:
         """See `IUpstreamStream`."""
-        self._connection.flush()
+        connection = self._connection
+        if not (connection.is_delivering or connection.is_due):
+            connection.flush()
 
     def open_tunnel(self) -> None:
         """See `IUpstreamStream`."""
@@ -179,19 +175,19 @@ class H2ClientStream:
                 owner.response_data(event)
             elif kind is ResponseHead:
                 self._response_head(owner, event)
-            elif self.is_tunnel:
-                self._connection.finish(self)
-                owner.response_end(None)
             else:
-                self._connection.finish(self)
-                owner.response_end(event.trailers)  # type: ignore[union-attr]
+                self.held = 0  # no credit is due behind the end
+                if self.request_done:
+                    self._connection.let_go(self)
+                else:
+                    self._connection.finish(self)
+                owner.response_end(None if self.is_tunnel else event.trailers)  # type: ignore[union-attr]
         except SidecarError as error:
             # A writer refused what filters made of the message.
             owner.fail(error)
 
     def _response_head(self, owner: Any, head: Any) -> None:
         self.replay = None
-        self.replay_octets = 1
         if head.status == 101:
             if self.key is not None:
                 head.headers.fields = [each for each in head.headers.fields if each[0] != websocket.ACCEPT]
@@ -204,7 +200,7 @@ class H2ClientStream:
 
     def may_replay(self) -> bool:
         """Is all that was sent still here? Then the same request can go to another connection."""
-        return self.replays < REPLAYS_LIMIT and (self.replay is not None or self.replay_octets == 0)
+        return self.replays < REPLAYS_LIMIT and self.replay is not None
 
     def wait_for_another(self) -> None:
         """The server did not take the stream: ask for one elsewhere. The exchange keeps this object until there is one."""

@@ -57,7 +57,10 @@ class Multiplexer:
         """Give the exchange a stream, if a connection has room."""
         for connection in self._shared.get(pool, ()):
             if connection.has_room:
-                self._give(pool, connection, owner)
+                # `_give`, without the call.
+                pool.active += 1
+                pool.requests += 1
+                owner.upstream_ready(connection.attach(owner))
                 return True
         return False
 
@@ -156,14 +159,6 @@ class Multiplexer:
                 self._give(pool, connection, stream)
                 return None
         return self.connector.wait(pool, stream)
-
-    def done(self, connection: H2ClientConnection) -> None:
-        """An exchange has done with its stream."""
-        pool = connection.endpoint
-        pool.active -= 1
-        if self.connector.pending:
-            self.room(connection)
-        connection.close_if_unused()
 
     def left(self, connection: H2ClientConnection) -> None:
         """The connection takes no more streams."""
