@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import ensureDeferred
 
 from sidecar import service
+from sidecar.model import Config
 from sidecar.testing import Clock
 
 
@@ -31,7 +32,7 @@ def test_memory_is_given_back_at_the_start_and_when_connections_have_settled(is_
     begun, returned = clock.seconds(), []
     monkeypatch.setattr(service, "Sidecar", Quiet)
     monkeypatch.setattr(service, "return_memory", lambda: returned.append(clock.seconds() - begun))
-    one = service.SidecarService(clock, None, None)  # type: ignore[arg-type]
+    one = service.SidecarService(clock, Config(), None)  # type: ignore[arg-type]
     started = ensureDeferred(one._start())
     started.addErrback(pytest.fail)
     try:
