@@ -196,9 +196,12 @@ class Run:
         outcome.recovered.update(dict.fromkeys(waiting))
 
     def _well(self) -> set[str]:
-        """The backends that the sidecar thinks are well."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._admin}/clusters", timeout=5) as answer:
-            endpoints = json.load(answer)[0]["endpoints"]
+        """The backends that the sidecar thinks are well; none when it does not say in time."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._admin}/clusters", timeout=5) as answer:
+                endpoints = json.load(answer)[0]["endpoints"]
+        except OSError:
+            return set()
         well = {each["address"] for each in endpoints if each["healthy"] and each["check"] == each["outlier"] == "ok"}
         return {each.name for each in self._backends if f"127.0.0.1:{each.port}" in well}
 
