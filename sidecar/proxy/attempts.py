@@ -43,8 +43,6 @@ class Retrying:
     def __init__(self, exchange: Any, rules: RetryRules) -> None:
         self.exchange = exchange
         self.rules = rules
-        if rules.saved < rules.save_limit:
-            rules.saved += rules.save_share
         self.attempt = 1
         # What the caller may change where that is configured: how many, how long each, and conditions beside the policy's.
         self.attempts = rules.attempts

@@ -72,7 +72,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self._dispatch(fresh=True)
             return
         self._observe(503)
-        if self._retry is None or not self._retries_error(error, self._picked):
+        if not self._retries_error(error, self._picked):
             self.fail(error)
 
     def _observe(self, status: int) -> None:
@@ -123,7 +123,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         elif idle and now - self._last_moved >= idle:
             self.fail(StreamIdleTimeout(f"nothing moved for {idle:g} s (route {self.route_name})"))
         else:
-            looks = self.looks_for_company(now) if self._retry is not None else 0.0
+            looks = self.looks_for_company(now)
             if not self.finished:
                 self._set_timer(idle)
                 if looks and looks < self.downstream.timer.deadline:

@@ -60,7 +60,7 @@ class Hints:
     `tells_time`: each attempt hears how much is left, `counts`: which one it is.
     """
 
-    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_is_plain", "_mode", "_rules", "_tells_time", "_timeout")
+    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_is_plain", "_mode", "_rules", "_tells_time", "_timeout", "_told")
 
     def __init__(
         self, timeout: float, ends_with_head: bool, mode: str, duration: MaxStreamDuration | None, rules: RetryRules | None, tells_time: bool, counts: bool
@@ -74,6 +74,8 @@ class Hints:
         self._is_plain = duration is None and mode != "honor"
         self._rules = rules
         self._tells_time = tells_time
+        # What an attempt was told last, milliseconds and the field: most have nearly all of the timeout, so it serves many.
+        self._told = 0, field(EXPECTED, b"1")
         self._counts = counts
 
     def times(self, exchange: Any) -> Times | None:
@@ -126,14 +128,15 @@ class Hints:
         times = exchange._times
         on, grpc_on, statuses, names = (_bounded(headers.get(name)) for name in (RETRY_ON, RETRY_GRPC_ON, RETRIABLE_STATUSES, RETRIABLE_HEADERS))
         most = headers.get(MAX_RETRIES)
-        if exchange._retry is None:
+        retry = exchange._retrying()
+        if retry is None:
             if on is None and grpc_on is None and (times is None or not times.per_try):
                 return
             exchange._begin_retries(self._rules)
-        retry = exchange._retry
-        if retry is None:
-            # A tunnel.
-            return
+            retry = exchange._retry
+            if retry is None:
+                # A tunnel.
+                return
         if on is not None or grpc_on is not None or statuses is not None:
             retry.extra = extra = _conditions(on or b"", grpc_on or b"", statuses or b"", names or b"")
             retry.statuses = _Either(retry.statuses, extra.statuses)
@@ -151,18 +154,29 @@ class Hints:
         now = exchange.http.seconds()
         left = None if exchange.request.upgrade is not None or exchange.request.method == b"CONNECT" else self._left(exchange, now)
         if left is not None and self._tells_time:
-            # 0 would be taken for no limit.
-            _set(headers, EXPECTED, b"%d" % max(1, int(left * 1000)))
+            told = int(left * 1000)
+            last, same = self._told
+            if told != last:
+                # 0 would be taken for no limit.
+                same = field(EXPECTED, b"%d" % (told if told > 1 else 1))
+                self._told = told, same
+            if EXPECTED in headers:
+                headers.remove(EXPECTED)
+            headers.fields.append(same)
         if times is not None and times.call_ends:
             call_left = times.call_ends - now
             _set(headers, GRPC_TIMEOUT, grpc_timeout(call_left if left is None else min(left, call_left)))
 
     def _left(self, exchange: Any, now: float) -> float | None:
         """Seconds for this attempt, None for no limit."""
-        times = exchange._times
         deadline = exchange._deadline
-        whole = self._timeout if times is None else times.timeout
-        left = deadline - now if deadline else whole if whole and not self._ends_with_head else None
+        left: float | None
+        if deadline:
+            left = deadline - now
+        else:
+            times = exchange._times
+            whole = self._timeout if times is None else times.timeout
+            left = whole if whole and not self._ends_with_head else None
         retry = exchange._retry
         if retry is not None and retry.per_try_timeout and (retry.rules.hedge is None or not retry.rules.hedge.hedge_on_per_try_timeout):
             left = retry.per_try_timeout if left is None else min(left, retry.per_try_timeout)

@@ -49,6 +49,8 @@ class ResponseWay(PluginCalls):
                 # An endpoint that cuts its answers off is not well, whatever their heads say.
                 self._owed = head.status, now - self._attempt_began
         retry = self._retry
+        if retry is None and self.route is not None and self.route.retry is not None and head.status in self.route.retry.statuses:
+            retry = self._retrying()
         if retry is not None:
             if head.status in retry.statuses and self._retries_response(retry, head):
                 return

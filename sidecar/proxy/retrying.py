@@ -32,8 +32,13 @@ class RetryWay(PluginCalls):
         """The request is about to go up for the first time. Tunnels are never tried again: nobody knows what they carried."""
         request = self.request
         if request.upgrade is None and request.method != b"CONNECT":
-            self._retry = retry = Retrying(self, rules)
+            if rules.saved < rules.save_limit:
+                rules.saved += rules.save_share
             times = self._times
+            if request.end_stream and not rules.needs_timer and times is None and rules is self.route.retry:  # type: ignore[union-attr]
+                # There is nothing to keep and no time to watch: `_retrying` makes it when an attempt fails.
+                return
+            self._retry = retry = Retrying(self, rules)
             if times is not None and times.per_try is not None:
                 retry.per_try_timeout = times.per_try
                 if times.per_try:
@@ -41,14 +46,22 @@ class RetryWay(PluginCalls):
             if request.end_stream:
                 retry.begin_try()
 
+    def _retrying(self) -> Retrying | None:
+        """What is kept of this exchange's attempts, made now when nothing of it was needed so far; None when there is but one attempt."""
+        retry: Retrying | None = self._retry
+        rules = None if self.route is None else self.route.retry
+        if retry is None and rules is not None and not self.finished and self.request.upgrade is None and self.request.method != b"CONNECT":
+            self._retry = retry = Retrying(self, rules)
+        return retry
+
     # -- what an attempt ended with ----------------------------------------------------------------------------------------------------------------
 
     def _retries_error(self, error: SidecarError, endpoint: Any, was_sent: bool = True) -> bool:
         """The exchange's own attempt broke: will there be another one, or does one run already? `was_sent`: something of the request was given to a
         connection.
         """
-        retry = self._retry
-        if retry is None or self.finished or self._response_sent:
+        retry = None if self.finished or self._response_sent else self._retrying()
+        if retry is None:
             return False
         if retry.sides:
             self._leave_to_sides(retry, error.code)
@@ -246,10 +259,12 @@ class RetryWay(PluginCalls):
         """A safe request whose endpoint is silent, perhaps for ever, begins another attempt beside it before all of its time is over. When to look again,
         seconds; 0.0 for never.
         """
-        retry, route = self._retry, self.route
-        assert retry is not None and route is not None
-        wait: float = route.silent_after
-        if not wait or self.request.method not in SAFE or self.response is not None or not self.request_complete or retry.attempt >= retry.attempts:
+        route = self.route
+        wait: float = 0.0 if route is None else route.silent_after
+        if not wait or self.request.method not in SAFE or self.response is not None or not self.request_complete:
+            return 0.0
+        retry = self._retrying()
+        if retry is None or retry.attempt >= retry.attempts:
             return 0.0
         began: float = max([self._attempt_began, *(each.began for each in retry.sides)])
         if retry.delayed is not None or now < began + wait:
