@@ -125,6 +125,7 @@ class H1ServerConnection:
 
     def _deliver(self, events: list[Any]) -> None:
         self._delivering = events
+        kind: Any = None
         try:
             for event in events:
                 kind = event.__class__
@@ -147,7 +148,8 @@ class H1ServerConnection:
         self._delivering = None
         exchange = self._exchange
         if exchange is not None:
-            exchange.flush_request()
+            if kind is not RequestHead:  # which goes out by itself when there is a connection for it
+                exchange.flush_request()
         elif self._released:
             self._released = False
             self._after_exchange()
@@ -159,16 +161,16 @@ class H1ServerConnection:
         self._idle = False
         self._request_done = head.end_stream
         limit = self.limits.requests_per_connection
-        is_last = runtime.draining or self._is_old() or (limit and self.requests >= limit) or (self._half_closed and not self._reader.buffered)
-        keep_alive = self._reader.keep_alive and not is_last
+        is_last = runtime.draining or (limit and self.requests >= limit) or (self._half_closed and not self._reader.buffered)
+        keep_alive = self._reader.keep_alive and not (is_last or (self._ends_at != inf and self._is_old()))
         self._writer.begin(head, keep_alive)
         self._exchange_paused = False
         self._exchange = exchange = self._begin(self, head, runtime.seconds())
         exchange.start()
 
     def _is_old(self) -> bool:
-        """Has it reached its age? Then it closes when what was asked for is answered."""
-        return self._ends_at != inf and self.runtime.seconds() >= self._ends_at
+        """Has it reached its age, which it must have (`_ends_at`)? Then it closes when what was asked for is answered."""
+        return bool(self.runtime.seconds() >= self._ends_at)
 
     def _broken(self, error: SidecarError) -> None:
         """Bytes that are no request: with an exchange running it is told, else they are answered here. Either way the connection ends."""
@@ -354,7 +356,7 @@ class H1ServerConnection:
 
     def send_head(self, head: ResponseHead) -> None:
         """See `IDownstreamStream`."""
-        if self.runtime.draining or self._is_old() or (not self._request_done and self._ends_at_once()):
+        if self.runtime.draining or (self._ends_at != inf and self._is_old()) or (not self._request_done and self._ends_at_once()):
             self._writer.closes = True
         self._writer.head(head, self._out)
 
@@ -425,13 +427,13 @@ class H1ServerConnection:
         if (
             not self._delivering
             and self._request_done
-            and not (self._writer.closes or self._congested or self._closing or self._read_paused or self._half_closed or self._is_tunnel or reader.buffered)
+            and not (self._writer.closes or self._congested or self._closing or self._read_paused or self._half_closed or self._is_tunnel)
             and self.limits.idle_timeout
             and not self.runtime.draining
             and self._ends_at == inf
+            and reader.begin_idle()
         ):
             # The usual case, without the ceremony of the unusual ones: wait for the next request.
-            reader.next_message()
             self._idle = True
             self.timer.set(self.runtime.seconds() + self.limits.idle_timeout)
         elif self._delivering:

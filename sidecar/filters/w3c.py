@@ -14,6 +14,7 @@ from sidecar.telemetry.trace import FIELDS, RANDOM, SAMPLED, TRACEPARENT, TRACES
 _FIELDS = FIELDS | {TRACESTATE}
 # Enough for every attempt that retries and repicks allow.
 ATTEMPTS_LIMIT = 16
+_FLAGS_TEXT = tuple(f"{flags:02x}" for flags in range(256))
 
 
 class ExchangeTrace:
@@ -77,7 +78,9 @@ class W3CTracer:
         # One number for all ids of an exchange with one attempt. Zeros would be no id; once in 2^64 is never.
         ids = self.getrandbits(256).to_bytes(32, "big").hex()
         trace_id = ids[:32]
-        sampled = is_sampled(trace_id, sample) if context is None or context.sampled is None else context.sampled
+        sampled = sample >= 1.0 or is_sampled(trace_id, sample)
+        if context is not None and context.sampled is not None:
+            sampled = context.sampled
         return ExchangeTrace(trace_id, ids[32:], "", sampled, SAMPLED if sampled else 0, has_field)
 
     def inject(self, exchange: Any) -> None:
@@ -87,13 +90,13 @@ class W3CTracer:
             # `begin` failed for this exchange; what the caller sent goes on.
             return
         span_id = trace.next_span_id
-        value = f"00-{trace.trace_id}-{span_id}-{trace.flags:02x}".encode()
+        value = f"00-{trace.trace_id}-{span_id}-{_FLAGS_TEXT[trace.flags]}".encode()
         headers = exchange.request.headers
         if trace.has_field:
             trace.next_span_id = f"{self.getrandbits(64):016x}"
             headers.fields = [each for each in headers.fields if each[0] != TRACEPARENT]
         trace.has_field = True
-        headers.fields.append((TRACEPARENT, value, b"traceparent: %b\r\n" % value))
+        headers.fields.append((TRACEPARENT, value, b"traceparent: " + value + b"\r\n"))
         attempts = trace.attempts
         if attempts is not None and len(attempts) < ATTEMPTS_LIMIT:
             attempts.append((span_id, self._seconds(), exchange.endpoint))

@@ -59,7 +59,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         "" if trace is None else trace.span_id,
         "" if agent is None else agent.decode("latin-1"),
         exchange.notes,
-        exchange.grpc_status,
+        None if grpc is None else exchange.grpc_status,
         0 if grpc is None else grpc.requests.count,
         0 if grpc is None else grpc.responses.count,
         [] if exchange.tries is None else tries_of(exchange),

@@ -114,7 +114,7 @@ class RequestWay(PluginCalls):
             fields.append(caller.forwarded_proto)
         if not self.request_id and http.settings.request_id:
             self.request_id = new = new_request_id()
-            fields.append((b"x-request-id", new, b"x-request-id: %b\r\n" % new))
+            fields.append((b"x-request-id", new, b"x-request-id: " + new + b"\r\n"))
 
     def _allow_upgrade(self, request: RequestHead) -> bool:
         """An upgrade that is not allowed is not asked for upstream (RFC 9110 section 7.8 lets a server ignore it); CONNECT has no other meaning and is
@@ -301,7 +301,8 @@ class RequestWay(PluginCalls):
         assert self.route is not None
         connector = self._connector
         if connector is None:
-            connector = self._connector = self.route.choose_connector()
+            route = self.route
+            connector = self._connector = route.connector if route.pick_connector is None else route.choose_connector()
             if connector is None:
                 self.fail(NoCluster(f"the cluster of route {self.route_name} does not exist"))
                 return
@@ -311,7 +312,7 @@ class RequestWay(PluginCalls):
             if connector.circuit is not None and not self._enter(connector.circuit):
                 return
         self.attempts += 1
-        if connector.observe is not None or self._retry is not None:
+        if connector.observe is not None or self._retry is not None or self.route.retry is not None:
             self._attempt_began = self.http.seconds()
         self._ticket = connector.open(self, self._tried, fresh)
 
@@ -387,7 +388,7 @@ class RequestWay(PluginCalls):
             self.endpoint = endpoint.address
             self.endpoint_text = endpoint.text
         self.notes.append(("connector", error.sentence))
-        if self._retry is None or not self._retries_error(error, endpoint, False):
+        if not self._retries_error(error, endpoint, False):
             self.fail(error)
 
     def request_data(self, chunk: bytes) -> None:

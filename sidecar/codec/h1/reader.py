@@ -109,6 +109,13 @@ class RequestReader(MessageReader):
             events.append(self._close())
         return events
 
+    def begin_idle(self) -> bool:
+        """As `next_message` when nothing of the next message is here, which it usually is not; else False, and nothing is done."""
+        if self._state != COMPLETE or self._later:
+            return False
+        self._state = HEAD
+        return True
+
     def receive_eof(self) -> list[RequestEvent | SidecarError]:
         """The client ended its sending side: nothing if that was between two messages (also while an exchange goes on), else `DownstreamClosed`."""
         self._ended = True
