@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 # (lower-case name, value, b"Name: value\r\n")
 Field = tuple[bytes, bytes, bytes]
 
@@ -30,16 +32,13 @@ def field(name: bytes, value: bytes) -> Field:
     return name.lower(), value, b"%b: %b\r\n" % (name, value)
 
 
-class Headers:
+class Headers(msgspec.Struct, eq=False, gc=False):
     """The fields of one message, in order, repeated fields kept apart. Names given to the methods are lower-case bytes.
 
     `fields` may be read and replaced directly by code on the data path; everybody else uses the methods, which check what they are given.
     """
 
-    __slots__ = ("fields",)
-
-    def __init__(self, fields: list[Field] | None = None) -> None:
-        self.fields: list[Field] = [] if fields is None else fields
+    fields: list[Field] = []
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:

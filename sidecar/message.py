@@ -3,17 +3,20 @@
 One direction of one exchange is a head, then body chunks (plain `bytes`), then an `End` with or without trailers. A head whose `end_stream`
 is true has no body and no `End` after it. A response may be preceded by informational heads (status 1xx), each a `ResponseHead` of its own.
 
-Heads are mutable on purpose: filters edit them in place; nothing else keeps them.
+Heads are mutable on purpose: filters edit them in place; nothing else keeps them. They are structs because those are made three times as fast as other
+objects, and unknown to the collector (`gc=False`) because nothing in them points back.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from sidecar.headers import Headers
 
 
-class RequestHead:
+class RequestHead(msgspec.Struct, eq=False, gc=False):
     """A request's head.
 
     `method`: bytes as sent. `scheme`: b"http" or b"https". `authority`: host[:port] as the client meant it (from an absolute-form target if there is one,
@@ -24,48 +27,22 @@ class RequestHead:
     Headers exclude nothing but what the codec consumed: Transfer-Encoding and the Connection-listed and hop-by-hop fields are already removed.
     """
 
-    __slots__ = (
-        "authority",
-        "content_length",
-        "end_stream",
-        "expects_continue",
-        "headers",
-        "method",
-        "path",
-        "scheme",
-        "upgrade",
-        "version",
-    )
-
-    def __init__(
-        self,
-        method: bytes,
-        path: bytes,
-        authority: bytes,
-        headers: Headers,
-        version: int = 11,
-        scheme: bytes = b"http",
-        content_length: int | None = 0,
-        end_stream: bool = True,
-        upgrade: bytes | None = None,
-        expects_continue: bool = False,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.authority = authority
-        self.headers = headers
-        self.version = version
-        self.scheme = scheme
-        self.content_length = content_length
-        self.end_stream = end_stream
-        self.upgrade = upgrade
-        self.expects_continue = expects_continue
+    method: bytes
+    path: bytes
+    authority: bytes
+    headers: Headers
+    version: int = 11
+    scheme: bytes = b"http"
+    content_length: int | None = 0
+    end_stream: bool = True
+    upgrade: bytes | None = None
+    expects_continue: bool = False
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method!r} {self.authority!r} {self.path!r} {self.headers!r} length={self.content_length} end={self.end_stream}>"
 
 
-class ResponseHead:
+class ResponseHead(msgspec.Struct, eq=False, gc=False):
     """A response's head.
 
     `status`: 100 to 999. `reason`: bytes, may be empty. `content_length`: octets announced or None (chunked, close-delimited); for a response to HEAD or a 304 it is what the
@@ -73,27 +50,14 @@ class ResponseHead:
     `known`: the codec's own, what it remembers of heads like this one.
     """
 
-    __slots__ = ("content_length", "end_stream", "headers", "known", "reason", "status", "upgrade", "version")
-
-    def __init__(
-        self,
-        status: int,
-        headers: Headers,
-        reason: bytes = b"",
-        version: int = 11,
-        content_length: int | None = None,
-        end_stream: bool = False,
-        upgrade: bytes | None = None,
-        known: Any = None,
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.reason = reason
-        self.version = version
-        self.content_length = content_length
-        self.end_stream = end_stream
-        self.upgrade = upgrade
-        self.known = known
+    status: int
+    headers: Headers
+    reason: bytes = b""
+    version: int = 11
+    content_length: int | None = None
+    end_stream: bool = False
+    upgrade: bytes | None = None
+    known: Any = None
 
     @property
     def is_informational(self) -> bool:

@@ -17,22 +17,19 @@ ATTEMPTS_LIMIT = 16
 _FLAGS_TEXT = tuple(f"{flags:02x}" for flags in range(256))
 
 
-class ExchangeTrace:
+class ExchangeTrace(msgspec.Struct, eq=False):
     """`exchange.trace`: the ids of the server span (hex), its parent's ("" for a root), and what was sent upstream. `next_span_id`: for the next attempt."""
 
-    __slots__ = ("attempts", "flags", "has_field", "next_span_id", "parent_span_id", "sampled", "span_id", "trace_id", "trace_state")
-
-    def __init__(self, trace_id: str, span_ids: str, parent_span_id: str, sampled: bool, flags: int, has_field: bool) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_ids[:16]
-        self.next_span_id = span_ids[16:]
-        self.parent_span_id = parent_span_id
-        self.sampled = sampled
-        self.flags = flags
-        self.has_field = has_field
-        self.trace_state = ""
-        # (span id, POSIX seconds, endpoint) of each attempt, when sampled.
-        self.attempts: list[tuple[str, float, Any]] | None = [] if sampled else None
+    trace_id: str
+    span_id: str
+    next_span_id: str
+    parent_span_id: str
+    sampled: bool
+    flags: int
+    has_field: bool
+    # (span id, POSIX seconds, endpoint) of each attempt, when sampled.
+    attempts: list[tuple[str, float, Any]] | None
+    trace_state: str = ""
 
     def __repr__(self) -> str:
         return f"<ExchangeTrace {self.trace_id} {self.span_id} sampled={self.sampled}>"
@@ -70,7 +67,9 @@ class W3CTracer:
             return
         sampled = is_sampled(context.trace_id, sample) if context.sampled is None else context.sampled
         flags = (context.flags & RANDOM) | (SAMPLED if sampled else 0)
-        trace = exchange.trace = ExchangeTrace(context.trace_id, f"{self.getrandbits(128):032x}", context.span_id, sampled, flags, has_field)
+        ids = f"{self.getrandbits(128):032x}"
+        trace = ExchangeTrace(context.trace_id, ids[:16], ids[16:], context.span_id, sampled, flags, has_field, [] if sampled else None)
+        exchange.trace = trace
         if sampled and context.is_w3c and TRACESTATE in names:
             trace.trace_state = b",".join(each[1] for each in came if each[0] == TRACESTATE).decode("latin-1")
 
@@ -81,7 +80,7 @@ class W3CTracer:
         sampled = sample >= 1.0 or is_sampled(trace_id, sample)
         if context is not None and context.sampled is not None:
             sampled = context.sampled
-        return ExchangeTrace(trace_id, ids[32:], "", sampled, SAMPLED if sampled else 0, has_field)
+        return ExchangeTrace(trace_id, ids[32:48], ids[48:], "", sampled, SAMPLED if sampled else 0, has_field, [] if sampled else None)
 
     def inject(self, exchange: Any) -> None:
         """See `ITracer`. The caller's traceparent is replaced, that of an earlier attempt as well."""

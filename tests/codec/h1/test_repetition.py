@@ -36,7 +36,7 @@ ANSWERS = [
 
 def look(event: object) -> object:
     if isinstance(event, RequestHead | ResponseHead):
-        return {name: getattr(event, name) for name in type(event).__slots__ if name not in ("known", "headers")}, event.headers.fields
+        return {name: getattr(event, name) for name in type(event).__struct_fields__ if name not in ("known", "headers")}, event.headers.fields
     return (type(event), str(event)) if isinstance(event, Exception) else event
 
 
