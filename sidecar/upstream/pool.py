@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from sidecar.address import Address
-from sidecar.cluster.choice import Wanted
 from sidecar.cluster.circuit import Circuit
 from sidecar.cluster.grouping import Match
 from sidecar.errors import ConnectFailed, UpstreamClosed, UpstreamError, UpstreamHandshakeFailed, UpstreamOverflow
@@ -32,7 +32,7 @@ from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.picking import better_untried, observer_of, picking_failed, why_not_picked
 from sidecar.upstream.priorities import most_connections, why_not_wait
-from sidecar.upstream.raw import RawConnection
+from sidecar.upstream.raw import RawConnection, dial
 from sidecar.upstream.replay import is_sent_again
 from sidecar.upstream.secure import UpstreamSecurity
 from sidecar.upstream.shown import shown
@@ -233,30 +233,14 @@ class Connector:
             self.leaving.look_at(ticket.pool)
 
     def dial(self, side: Any, tried: tuple[EndpointPool, ...] = (), match: Match | None = None) -> RawConnection | None:
-        """A connection of its own for opaque bytes, not to one of `tried`; see `RawConnection`. Outside the pool and its limits on connections. `match`: the
-        metadata that is asked of its endpoint.
-        """
-        self.counters["requests"] += 1
-        try:
-            pool: Any = self.pick(None if match is None else Wanted(match), tried)
-        except BaseException:
-            pool = picking_failed(self.cluster)
-        if pool.__class__ is not EndpointPool:
-            side.unavailable(why_not_picked(self, pool, match))
-            return None
-        if tried:
-            pool = better_untried(self.pools, pool, tried, match)
-            if pool in tried:
-                return None
-        return self.dial_to(pool, side)
+        """A connection for opaque bytes, outside of the pool; see `raw.dial`."""
+        return dial(self, side, tried, match)
 
-    def dial_to(self, pool: EndpointPool, side: Any) -> RawConnection:
-        """The same, to this endpoint."""
-        raw = RawConnection(self, pool, side)
+    def connect(self, pool: EndpointPool, connection: Any) -> Any:
+        """Begin to connect `connection` to this endpoint; what can be cancelled."""
         self.counters["connections_opened"] += 1
         tls = None if self._security is None else self._security.client_tls(pool.address)
-        raw.begin(self._connect(pool.address, raw, tls))
-        return raw
+        return self._connect(pool.address, connection, tls)
 
     # -- what connections report -----------------------------------------------------------------------------------------------------------------------
 
@@ -335,7 +319,8 @@ class Connector:
         error = None
         if self._security is not None:
             error = self._security.explain(connection.transport, reason, connection.endpoint.address)
-        return error or UpstreamClosed(f"{self.describe(connection.endpoint)} closed the connection before its answer was complete")
+        verb = "reset" if reason is not None and reason.check(ConnectionLost) else "closed"
+        return error or UpstreamClosed(f"{self.describe(connection.endpoint)} {verb} the connection before its answer was complete")
 
     def report(self, error: UpstreamError | None) -> None:
         """A failed handshake is in the log, too: who has to mend it reads no answers."""
@@ -430,9 +415,7 @@ class Connector:
             pool.connections += 1
             self.connections += 1
             self.open_pools[pool] = None
-            self.counters["connections_opened"] += 1
-            tls = None if self._security is None else self._security.client_tls(pool.address)
-            connection.connecting = self._connect(pool.address, connection, tls)
+            connection.connecting = self.connect(pool, connection)
 
     def _evict_idle(self) -> bool:
         """Make room under the cluster's limit by closing an idle connection to some other endpoint."""

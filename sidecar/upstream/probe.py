@@ -23,7 +23,7 @@ from sidecar.model import Cluster, Endpoint, HealthCheck, PoolLimits
 from sidecar.upstream.call import Answer, Call
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.pool import Connector
-from sidecar.upstream.raw import RawConnection
+from sidecar.upstream.raw import RawConnection, dial_to
 from sidecar.upstream.secure import UpstreamSecurity
 
 # Connections kept for probes of one check: one for each endpoint of the largest cluster that is planned for, unless descriptors are scarcer. Beyond it each
@@ -97,7 +97,7 @@ class ProbeConnector(Connector):
 
     def dial_at(self, asked: EndpointPool, side: Any) -> RawConnection:
         """A connection to this endpoint for opaque octets; see `Connector.dial`."""
-        return self.dial_to(asked, side)
+        return dial_to(self, asked, side)
 
     def rest(self, asked: EndpointPool) -> None:
         """A probe of this endpoint is over. Who comes when enough connections are kept makes a new one each time: to close another's instead would in the end

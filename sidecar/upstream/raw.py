@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.cluster.choice import Wanted
+from sidecar.cluster.grouping import Match
 from sidecar.errors import UpstreamClosed, UpstreamError
+from sidecar.upstream.endpoint import EndpointPool
+from sidecar.upstream.picking import better_untried, picking_failed, why_not_picked
 
 if TYPE_CHECKING:
-    from sidecar.upstream.endpoint import EndpointPool
     from sidecar.upstream.pool import Connector
+
+
+def dial(connector: Connector, side: Any, tried: tuple[EndpointPool, ...], match: Match | None) -> RawConnection | None:
+    """A connection to an endpoint of the balancer's choice, not to one of `tried`: None when there is no other, or, after `side` was told so, none at all.
+    `match`: the metadata that is asked of the endpoint.
+    """
+    connector.counters["requests"] += 1
+    try:
+        pool: Any = connector.pick(None if match is None else Wanted(match), tried)
+    except BaseException:
+        pool = picking_failed(connector.cluster)
+    if pool.__class__ is not EndpointPool:
+        side.unavailable(why_not_picked(connector, pool, match))
+        return None
+    if tried:
+        pool = better_untried(connector.pools, pool, tried, match)
+        if pool in tried:
+            return None
+    return dial_to(connector, pool, side)
+
+
+def dial_to(connector: Connector, pool: EndpointPool, side: Any) -> RawConnection:
+    """A connection to this endpoint."""
+    raw = RawConnection(connector, pool, side)
+    raw.begin(connector.connect(pool, raw))
+    return raw
 
 
 class RawConnection:

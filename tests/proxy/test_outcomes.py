@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+
 from sidecar.errors import DownstreamClosed
 from sidecar.model import OutlierDetection
 from tests.memory import GET, OK, SWITCH, UPGRADE, World, retry_rules
@@ -54,6 +57,15 @@ def test_an_endpoint_that_cuts_its_answers_is_ejected() -> None:
             app.receive(OK)
         client.take()
     assert bad.health.is_ejected and bad.health.reason == "3 failures in a row"
+
+
+def test_who_resets_and_who_closes() -> None:
+    """The sentence tells which: a crash resets, a server that shuts down closes."""
+    for how, verb in ((ConnectionLost, "reset"), (ConnectionDone, "closed")):
+        world = World()
+        client, app = world.send(b"POST /a HTTP/1.1\r\nHost: app\r\nContent-Length: 0\r\n\r\n")
+        app.lose(Failure(how()))
+        assert f"app at 127.0.0.1:8080 {verb} the connection before its answer was complete" in client.take().decode()
 
 
 def test_bad_status_is_told_at_once() -> None:
