@@ -45,18 +45,57 @@ class Row:
 class ExchangeStats:
     """The exchanges of one listener. `observe` is what `HTTPRuntime.observe` wants. Adds itself to the registry."""
 
-    __slots__ = ("direction", "listener", "node", "overflowed", "rows")
+    __slots__ = ("_usual", "direction", "listener", "node", "overflowed", "rows")
 
     def __init__(self, registry: Registry, node: Node, direction: str, listener: str) -> None:
         self.node = node
         self.direction = direction
         self.listener = listener
         self.rows: dict[Key, Row] = {}
+        # Of exchanges without error, flags or gRPC, by what is left of the key.
+        self._usual: dict[tuple[str, str, int, int, str | None, str | None], Row] = {}
         self.overflowed = 0
         registry.add_source(self.families)
 
     def observe(self, exchange: Any, duration_seconds: float) -> None:
         """Count one finished exchange (`sidecar.proxy.exchange.Exchange`). `exchange.status`: what the client got, 499 when it went away before."""
+        tls = exchange.connection.tls
+        upstream_tls = exchange.upstream_tls
+        grpc = exchange.grpc
+        row: Row | None
+        if exchange.error is not None or grpc is not None or exchange.flags:
+            row = self._row(exchange)
+        else:
+            key = (
+                exchange.route_name,
+                exchange.cluster_name,
+                exchange.status,
+                exchange.request.version,
+                None if tls is None else tls.peer_identity,
+                None if upstream_tls is None else upstream_tls.peer_identity,
+            )
+            row = self._usual.get(key)
+            if row is None:
+                row = self._row(exchange)
+                if row.key[0] != OTHER:
+                    self._usual[key] = row
+        milliseconds = duration_seconds * 1000.0
+        row.milliseconds += milliseconds
+        row.durations[bisect_left(DURATION_BOUNDS, milliseconds)] += 1
+        size = exchange.request_bytes
+        if size:
+            row.request_bytes += size
+            row.request_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
+        else:
+            row.request_sizes[0] += 1
+        size = exchange.response_bytes
+        row.response_bytes += size
+        row.response_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
+        if grpc is not None:
+            row.request_messages += grpc.requests.count
+            row.response_messages += grpc.responses.count
+
+    def _row(self, exchange: Any) -> Row:
         error = exchange.error
         tls = exchange.connection.tls
         upstream_tls = exchange.upstream_tls
@@ -74,24 +113,7 @@ class ExchangeStats:
             upstream_tls is not None,
             None if grpc is None else exchange.grpc_status,
         )
-        row = self.rows.get(key)
-        if row is None:
-            row = self._new_row(key)
-        milliseconds = duration_seconds * 1000.0
-        row.milliseconds += milliseconds
-        row.durations[bisect_left(DURATION_BOUNDS, milliseconds)] += 1
-        size = exchange.request_bytes
-        if size:
-            row.request_bytes += size
-            row.request_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
-        else:
-            row.request_sizes[0] += 1
-        size = exchange.response_bytes
-        row.response_bytes += size
-        row.response_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
-        if grpc is not None:
-            row.request_messages += grpc.requests.count
-            row.response_messages += grpc.responses.count
+        return self.rows.get(key) or self._new_row(key)
 
     def _new_row(self, key: Key) -> Row:
         if len(self.rows) >= ROWS_LIMIT:

@@ -13,6 +13,7 @@ from sidecar.codec.h1.grammar import (
     REQUEST_LINES,
     STATUS_LINES,
     Malformed,
+    RequestLine,
     is_method_start,
     not_a_method,
     read_request_line,
@@ -28,6 +29,7 @@ from sidecar.message import END, RequestEvent, RequestHead, ResponseEvent, Respo
 # Empty lines before a request line that are skipped (RFC 9112, section 2.2: old clients send one after a body). More are somebody keeping a connection open
 # for nothing.
 BLANK_LINES = 4
+_NO_LINE: RequestLine = (b"", b"", None, None, 11)
 # Informational answers before a final one: 100, 102 now and then, 103 once or twice.
 INFORMATIONAL_HEADS = 16
 
@@ -39,7 +41,7 @@ class RequestReader(MessageReader):
     `keep_alive`: after a head, whether the connection may be used again as far as this request says.
     """
 
-    __slots__ = ("_blank_lines", "_ended", "_is_plain", "_later", "_later_at", "_later_bytes", "_scheme")
+    __slots__ = ("_blank_lines", "_ended", "_is_plain", "_later", "_later_at", "_later_bytes", "_scheme", "_usual", "_usual_line")
 
     _protected = PROTECTED_IN_REQUESTS
 
@@ -48,6 +50,9 @@ class RequestReader(MessageReader):
         self._scheme = scheme
         self._blank_lines = 0
         self._is_plain = False  # the fields in `_known` say nothing but the host
+        # A whole head of that kind, when it came twice, and its first line.
+        self._usual = b""
+        self._usual_line: RequestLine = _NO_LINE
         self._ended = False
         # What came behind the current message: pieces as read, the first one from `_later_at` on.
         self._later: list[bytes] = []
@@ -79,7 +84,11 @@ class RequestReader(MessageReader):
         if state == HEAD:
             if self._held:
                 return self._continue(data)
-            # The usual case first: a whole head, with the very fields of the message before.
+            # The usual cases first: the very head of the message before, or a whole head with its fields. (Slices are compared because that is cheaper than
+            # any method that takes a position.)
+            usual = self._usual
+            if usual and data[: len(usual)] == usual:
+                return [self._bare_head(self._usual_line, data, len(usual))]
             tail = self._known_tail
             line_end = data.find(CRLF, 0, self._head_bytes)
             if line_end > 0 and data.startswith(tail, line_end):
@@ -166,7 +175,9 @@ class RequestReader(MessageReader):
         try:
             parts = REQUEST_LINES.get(line) or read_request_line(line)
             if block is None and self._is_plain and parts[2] is None and parts[4] == 11:
-                return [self._bare_head(parts[0], parts[1], data, after)]
+                if line in REQUEST_LINES:
+                    self._usual, self._usual_line = line + self._known_tail, parts
+                return [self._bare_head(parts, data, after)]
             read = self._known if block is None else self._read_fields(block)
             head = request_head(parts, read, self._scheme)
         except Malformed as problem:
@@ -187,19 +198,20 @@ class RequestReader(MessageReader):
             return [head]
         return self._read_body(data, after, [head])
 
-    def _bare_head(self, method: bytes, path: bytes, data: bytes, after: int) -> RequestHead:
+    def _bare_head(self, parts: RequestLine, data: bytes, after: int) -> RequestHead:
         """What `request_head` makes of fields that say nothing but the host, for HTTP/1.1 and a target in origin-form."""
         self._blank_lines = 0
         self.keep_alive = True
         self._state = COMPLETE
         if after < len(data):
             self._complete(data, after)
-        fields, host, *_ = self._known
-        return RequestHead(method, path, host or b"", Headers(fields.copy()), 11, self._scheme)
+        known = self._known
+        return RequestHead(parts[0], parts[1], known[1] or b"", Headers(known[0].copy()), 11, self._scheme)
 
     def _read_fields(self, block: bytes) -> FieldsRead:
         read = super()._read_fields(block)
         _, host, length, chunked, options, upgrade, expects_continue, _ = self._known
+        self._usual = b""
         self._is_plain = host is not None and length < 0 and not chunked and options in (0, KEEP_ALIVE) and upgrade is None and not expects_continue
         return read
 
@@ -236,7 +248,7 @@ class ResponseReader(MessageReader):
     there are octets that answer nothing: they would be taken for the answer to the next request.
     """
 
-    __slots__ = ("_informational", "_method", "_tunnelled", "_usual", "finished")
+    __slots__ = ("_informational", "_method", "_tunnelled", "_usual", "_usual_answer", "finished")
 
     _protected = PROTECTED_IN_RESPONSES
 
@@ -245,8 +257,10 @@ class ResponseReader(MessageReader):
         self._method = b""
         self._state = COMPLETE
         self._informational = 0
-        # (first line, method asked, status, reason, length) of an answer with the fields in `_known`, a counted body and nothing unusual; None: not seen yet.
-        self._usual: tuple[bytes, bytes, int, bytes, int] | None = None
+        # The whole head of an answer with the fields in `_known`, a counted body and nothing unusual, when it came twice; and (method asked, status, reason,
+        # length).
+        self._usual = b""
+        self._usual_answer = (b"", 0, b"", 0)
         self._tunnelled: list[bytes] = []
         self.finished = True
         self.keep_alive = True
@@ -272,7 +286,10 @@ class ResponseReader(MessageReader):
         if state == HEAD:
             if self._held:
                 return self._continue(data)
-            # The usual case first: a whole head, with the very fields of the message before.
+            # The usual cases first: the very head of the answer before, or a whole head with its fields.
+            usual = self._usual
+            if usual and data[: len(usual)] == usual and self._usual_answer[0] == self._method:
+                return self._read_usual(data, len(usual))
             tail = self._known_tail
             line_end = data.find(CRLF, 0, self._head_bytes)
             if line_end > 0 and data.startswith(tail, line_end):
@@ -314,9 +331,6 @@ class ResponseReader(MessageReader):
         return data
 
     def _read_head(self, line: bytes, block: bytes | None, data: bytes, after: int) -> list[ResponseEvent | SidecarError]:
-        usual = self._usual
-        if usual is not None and block is None and usual[0] == line and usual[1] == self._method:
-            return self._read_usual(usual, data, after)
         try:
             parts = STATUS_LINES.get(line) or read_status_line(line)
             read = self._known if block is None else self._read_fields(block)
@@ -330,8 +344,9 @@ class ResponseReader(MessageReader):
             assert head.content_length is not None
             self._left = head.content_length
             self._state = LENGTH
-            if block is None and persistent and head.version == 11:
-                self._usual = (line, self._method, head.status, head.reason, head.content_length)
+            if block is None and persistent and head.version == 11 and line in STATUS_LINES:
+                self._usual = line + self._known_tail
+                self._usual_answer = (self._method, head.status, head.reason, head.content_length)
         elif ending == BY_CHUNKS:
             self._begin_chunks()
         elif ending == BY_CLOSE:
@@ -348,9 +363,9 @@ class ResponseReader(MessageReader):
             return [head]
         return self._read_body(data, after, [head])
 
-    def _read_usual(self, usual: tuple[bytes, bytes, int, bytes, int], data: bytes, after: int) -> list[ResponseEvent | SidecarError]:
-        """The same head as last time, but perhaps for its body."""
-        _, _, status, reason, length = usual
+    def _read_usual(self, data: bytes, after: int) -> list[ResponseEvent | SidecarError]:
+        """The head of the answer before, to the same method."""
+        _, status, reason, length = self._usual_answer
         known = self._known[0]
         head = ResponseHead(status, Headers(known.copy()), reason, 11, length, False, None, known)
         self.keep_alive = True
@@ -363,7 +378,7 @@ class ResponseReader(MessageReader):
         return [head] if after == len(data) else self._read_body(data, after, [head])
 
     def _read_fields(self, block: bytes) -> FieldsRead:
-        self._usual = None
+        self._usual = b""
         return super()._read_fields(block)
 
     def _read_informational(self, head: ResponseEvent, data: bytes, after: int) -> list[ResponseEvent | SidecarError]:

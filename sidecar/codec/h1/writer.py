@@ -17,6 +17,7 @@ _OWNED = frozenset((b"host", b"content-length", b"transfer-encoding", b"connecti
 _OWNED_IN_ANSWERS = _OWNED - {b"host", b"te"}
 # RFC 9110, section 8.6: methods whose requests say "no content" with Content-Length: 0.
 _METHODS_WITH_CONTENT = frozenset((b"POST", b"PUT", b"PATCH"))
+_METHODS_THAT_TELL = _METHODS_WITH_CONTENT | {b"CONNECT"}  # their heads need more than the fields, also without a body
 _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 _EMPTY_LINE = b"Content-Length: 0\r\n"
 
@@ -38,7 +39,8 @@ class RequestWriter(BodyWriter):
         authority = head.authority
         fields = head.headers.fields
         owned = [field for field in fields if field[0] in _OWNED]
-        if len(owned) == 1 and owned[0][0] == b"host" and owned[0][1] == authority and head.end_stream and not length and _is_bare(head):
+        is_bare = head.end_stream and not length and head.upgrade is None and method not in _METHODS_THAT_TELL
+        if is_bare and len(owned) == 1 and owned[0][0] == b"host" and owned[0][1] == authority:
             # The usual case: there is nothing to correct.
             self._mode = NOTHING
             out.append(request_line(method, head.path) + b"".join([field[2] for field in fields]) + CRLF)
@@ -191,11 +193,6 @@ class ResponseWriter(BodyWriter):
     def _mismatch(self, sentence: str) -> SidecarError:
         self.closes = True
         return UpstreamProtocolError(f"the answer has {sentence}")
-
-
-def _is_bare(head: RequestHead) -> bool:
-    """Does nothing but its fields belong into this head without a body?"""
-    return head.upgrade is None and head.method != b"CONNECT" and head.method not in _METHODS_WITH_CONTENT
 
 
 def _host_line(authority: bytes) -> bytes:
