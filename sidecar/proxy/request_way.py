@@ -55,13 +55,14 @@ class RequestWay(PluginCalls):
         if tracer is not None:
             # As `call` does, which is one call more for each request.
             step = tracer.begin
-            step.account.calls += 1
+            account = step.account
+            account.calls += 1
             then = http.seconds()
             try:
                 step.hook(self, http.sample)
             except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 self.raised(step)
-            step.account.seconds += http.seconds() - then
+            account.seconds += http.seconds() - then
         path = http.normalize_path(request.path)
         if path is None:
             self.fail(DownstreamError("the path cannot be normalized: it climbs above the root or holds an encoded NUL"))
@@ -330,8 +331,7 @@ class RequestWay(PluginCalls):
     def upstream_ready(self, stream: Any) -> None:
         """Send the head and whatever is held."""
         self.upstream = stream
-        endpoint = stream.endpoint
-        self._picked = endpoint
+        self._picked = endpoint = stream.endpoint
         self.endpoint = endpoint.address
         self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
@@ -361,13 +361,15 @@ class RequestWay(PluginCalls):
         tracer = self.http.tracer
         if tracer is not None:
             step = tracer.inject
-            step.account.calls += 1
-            then = self.http.seconds()
+            account = step.account
+            account.calls += 1
+            seconds = self.http.seconds
+            then = seconds()
             try:
                 step.hook(self)
             except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 self.raised(step)
-            step.account.seconds += self.http.seconds() - then
+            account.seconds += seconds() - then
 
     def _send_outbox(self, stream: Any, outbox: list[bytes | End]) -> None:
         self._outbox = None

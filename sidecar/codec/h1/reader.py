@@ -7,7 +7,7 @@ dead then and gives nothing more.
 
 from __future__ import annotations
 
-from sidecar.codec.h1.fields import CLOSE, KEEP_ALIVE, PROTECTED_IN_REQUESTS, PROTECTED_IN_RESPONSES, FieldsRead
+from sidecar.codec.h1.fields import CLOSE, KEEP_ALIVE, PROTECTED_IN_REQUESTS, PROTECTED_IN_RESPONSES, FieldsRead, KnownFields
 from sidecar.codec.h1.grammar import (
     CRLF,
     REQUEST_LINES,
@@ -257,8 +257,7 @@ class ResponseReader(MessageReader):
         self._method = b""
         self._state = COMPLETE
         self._informational = 0
-        # The whole head of an answer with the fields in `_known`, a counted body and nothing unusual, when it came twice; and (method asked, status, reason,
-        # length).
+        # The whole head of an answer with the fields in `_known`, a counted body and nothing unusual; and (method asked, status, reason, length).
         self._usual = b""
         self._usual_answer = (b"", 0, b"", 0)
         self._tunnelled: list[bytes] = []
@@ -344,7 +343,8 @@ class ResponseReader(MessageReader):
             assert head.content_length is not None
             self._left = head.content_length
             self._state = LENGTH
-            if block is None and persistent and head.version == 11 and line in STATUS_LINES:
+            if persistent and head.version == 11 and read[0].__class__ is KnownFields and line in STATUS_LINES:
+                head.known = read[0]
                 self._usual = line + self._known_tail
                 self._usual_answer = (self._method, head.status, head.reason, head.content_length)
         elif ending == BY_CHUNKS:

@@ -170,12 +170,12 @@ class MessageReader:
         self._state = CHUNKED
 
     def _read_fields(self, block: bytes) -> FieldsRead:
-        """What `read_fields` says, remembered as `_known` when nothing speaks against it. The list of fields in it must be copied before it is changed.
+        """What `read_fields` says, remembered as `_known`, with `KnownFields`, when nothing speaks against it. The list must be copied before it is changed.
         Raises `Malformed`."""
         read = read_fields(block, self._head_fields, self._protected)
         if read[7] and len(block) <= KNOWN_BLOCK_BYTES:
             self._known_tail = CRLF + block + END_OF_HEAD
-            self._known = (KnownFields(read[0]), *read[1:])
+            self._known = read = (KnownFields(read[0]), *read[1:])
         return read
 
     def _fail(self, problem: Malformed) -> SidecarError:

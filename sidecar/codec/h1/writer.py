@@ -7,6 +7,8 @@ cannot be sent is raised before anything wrong is appended; the connection is of
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from sidecar.codec.h1.framing import AS_IS, CHUNKED, IDENTITY, NOTHING, BodyWriter, request_line, status_line
 from sidecar.codec.h1.grammar import CRLF, is_authority, is_token
 from sidecar.errors import BadFraming, PluginFailed, SidecarError, UpstreamProtocolError
@@ -17,6 +19,7 @@ _OWNED = frozenset((b"host", b"content-length", b"transfer-encoding", b"connecti
 _OWNED_IN_ANSWERS = _OWNED - {b"host", b"te"}
 # RFC 9110, section 8.6: methods whose requests say "no content" with Content-Length: 0.
 _METHODS_WITH_CONTENT = frozenset((b"POST", b"PUT", b"PATCH"))
+_name_of, _line_of = itemgetter(0), itemgetter(2)  # of a field
 _METHODS_THAT_TELL = _METHODS_WITH_CONTENT | {b"CONNECT"}  # their heads need more than the fields, also without a body
 _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 _EMPTY_LINE = b"Content-Length: 0\r\n"
@@ -38,13 +41,13 @@ class RequestWriter(BodyWriter):
         method = head.method
         authority = head.authority
         fields = head.headers.fields
-        owned = [field for field in fields if field[0] in _OWNED]
-        is_bare = head.end_stream and not length and head.upgrade is None and method not in _METHODS_THAT_TELL
-        if is_bare and len(owned) == 1 and owned[0][0] == b"host" and owned[0][1] == authority:
-            # The usual case: there is nothing to correct.
-            self._mode = NOTHING
-            out.append(request_line(method, head.path) + b"".join([field[2] for field in fields]) + CRLF)
-            return
+        if head.end_stream and not length and head.upgrade is None and method not in _METHODS_THAT_TELL and fields:
+            name, value, _ = fields[0]
+            if name == b"host" and value == authority and _OWNED.isdisjoint(map(_name_of, fields[1:])):
+                # The usual case: there is nothing to correct.
+                self._mode = NOTHING
+                out.append(request_line(method, head.path) + b"".join(map(_line_of, fields)) + CRLF)
+                return
         lines = [request_line(method, authority if method == b"CONNECT" else head.path)]
         digits = b""
         if method == b"CONNECT":
