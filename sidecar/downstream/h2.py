@@ -27,6 +27,7 @@ from sidecar.downstream.h2_stream import H2ServerStream
 from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused
 from sidecar.message import END, End, RequestHead, ResponseHead
 from sidecar.transport.lifetime import end_of_life
+from sidecar.transport.slow import SlowStreams
 
 # A client that takes nothing of what waits for it for this long is gone for us, as over HTTP/1.1.
 STALL_SECONDS = 60.0
@@ -52,8 +53,8 @@ class H2ServerConnection:
 
     __slots__ = (
         "_begin", "_busy_at", "_closed", "_closing", "_drain_state", "_ends_at", "_free", "_last_moved", "_lingering", "_mid_since",
-        "_pinged_at", "_refuse", "_slow", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "is_delivering", "is_due", "limits", "options",
-        "requests", "runtime", "scheme", "timer", "transport",
+        "_pinged_at", "_refuse", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "is_delivering", "is_due", "limits", "options",
+        "requests", "runtime", "scheme", "slow", "timer", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +83,7 @@ class H2ServerConnection:
         self._closed = closed
         self._streams: dict[int, H2ServerStream] = {}
         self._free: list[H2ServerStream] = []
-        self._slow: set[H2ServerStream] = set()  # those whose exchange was told to hold
+        self.slow: SlowStreams[H2ServerStream] = SlowStreams(self.high)
         self._stopping: set[int] = set()  # answered, and to be reset when the answer has left
         self.is_delivering = self._closing = self.is_due = self._lingering = False
         self._drain_state = OPEN
@@ -147,7 +148,7 @@ class H2ServerConnection:
             if stream.held and not (stream.is_paused or stream.request_done) and stream.id:
                 stream.credit()
         self.is_delivering = False
-        if self.h2.wants_write or self._slow:
+        if self.h2.wants_write or self.slow:
             self._write()
 
     def _start(self, stream_id: int, head: RequestHead, now: float) -> None:
@@ -279,11 +280,11 @@ class H2ServerConnection:
         if stream.held and not stream.request_done:
             self.h2.consumed(stream_id, stream.held)
         if stream.is_congested:
-            self._slow.discard(stream)
+            self.slow.discard(stream)
         if len(self._free) < FREE_STREAMS:
             self._free.append(stream)
         else:
-            stream.timer.clear()
+            stream.timer.close()
         if self._drain_state != OPEN and not self._streams:
             self._drained()
 
@@ -296,8 +297,7 @@ class H2ServerConnection:
 
     def hold(self, stream: H2ServerStream) -> None:
         """More waits for the client than should."""
-        stream.is_congested = True
-        self._slow.add(stream)
+        self.slow.add(stream)
         stream.exchange.downstream_congested()
 
     # -- writing ---------------------------------------------------------------------------------------------------------------------------------
@@ -312,8 +312,10 @@ class H2ServerConnection:
             self.transport.writeSequence(out)
         if self._stopping:
             self._stop_answered()
-        if self._slow and not self.is_congested:
-            self._tell_drained()
+        if self.slow and not self.is_congested:
+            for stream in self.slow.drained(h2.queued):
+                if stream.exchange is not None:
+                    stream.exchange.downstream_drained()
         h2.take_drained()
         if self._drain_state == LEAVING and not self._streams:
             self._drained()
@@ -323,14 +325,6 @@ class H2ServerConnection:
             self._stopping.discard(stream_id)
             self.h2.reset(stream_id, NO_ERROR)
             self.flush()
-
-    def _tell_drained(self) -> None:
-        low = self.high // 2
-        for stream in [each for each in self._slow if self.h2.queued(each.id) <= low]:
-            self._slow.discard(stream)
-            stream.is_congested = False
-            if stream.exchange is not None:
-                stream.exchange.downstream_drained()
 
     def pauseProducing(self) -> None:
         """The transport is above its high watermark: the client does not read. Nothing is read from it either, because every request would add an answer."""

@@ -74,7 +74,7 @@ class H2ServerStream:
         """See `IDownstreamStream`."""
         connection = self._connection
         queued = connection.h2.send_data(self.id, chunk)
-        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.exchange is not None:
+        if (queued > connection.slow.mark or connection.is_congested) and not self.is_congested and self.exchange is not None:
             connection.hold(self)
 
     def send_end(self, trailers: Headers | None) -> None:

@@ -18,6 +18,7 @@ from sidecar.codec.h2.frames import CANCEL, NO_ERROR
 from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamReset, UpstreamStalled
 from sidecar.facts import TLSFacts
 from sidecar.transport.lifetime import end_of_life
+from sidecar.transport.slow import SlowStreams
 from sidecar.upstream.h2_stream import H2ClientStream
 
 CONNECTING, READY, LEAVING, GONE = "connecting", "ready", "leaving", "gone"
@@ -35,8 +36,9 @@ class H2ClientConnection:
     """Made by the pool for one endpoint. `pool`: the `Connector`; `multiplexer`: shares the connection out."""
 
     __slots__ = (
-        "_ends_at", "_last_moved", "_pinged_at", "_slow", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
-        "is_congested", "is_delivering", "is_due", "most", "multiplexer", "owner", "pool", "requests", "reserved", "state", "streams", "tls", "transport",
+        "_ends_at", "_last_moved", "_pinged_at", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
+        "is_congested", "is_delivering", "is_due", "most", "multiplexer", "owner", "pool", "requests", "reserved", "slow", "state", "streams", "tls",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Any, endpoint: Any, multiplexer: Any) -> None:
@@ -55,7 +57,7 @@ class H2ClientConnection:
         self.streams: dict[int, H2ClientStream] = {}
         self.reserved = 0  # exchanges that have a stream of this connection
         self.is_congested = False
-        self._slow: set[H2ClientStream] = set()
+        self.slow: SlowStreams[H2ClientStream] = SlowStreams(self.high)
         self.is_delivering = self.is_due = False
         self._timer = multiplexer.timer(self._look)
         self._last_moved = self._used_at = 0.0
@@ -155,7 +157,7 @@ class H2ClientConnection:
             if stream.held and not stream.is_paused and stream.id:
                 self._credit(stream)
         self.is_delivering = False
-        if self.h2.wants_write or self._slow:
+        if self.h2.wants_write or self.slow:
             self._write()
         if self.state is READY or self.state is LEAVING:
             self.multiplexer.room(self)
@@ -278,7 +280,7 @@ class H2ClientConnection:
         stream.held = 0
         stream.id = 0
         if stream.is_congested:
-            self._slow.discard(stream)
+            self.slow.discard(stream)
         self.reserved -= 1
         self.endpoint.active -= 1
         if self.pool.pending:
@@ -307,8 +309,7 @@ class H2ClientConnection:
 
     def hold(self, stream: H2ClientStream) -> None:
         """More waits for the application than should."""
-        stream.is_congested = True
-        self._slow.add(stream)
+        self.slow.add(stream)
         stream.owner.upstream_congested()
 
     # -- writing ---------------------------------------------------------------------------------------------------------------------------------
@@ -332,11 +333,8 @@ class H2ClientConnection:
                 break
             self.transport.writeSequence(out)
         h2.take_drained()
-        if self._slow and not self.is_congested:
-            low = self.high // 2
-            for stream in [each for each in self._slow if h2.queued(each.id) <= low]:
-                self._slow.discard(stream)
-                stream.is_congested = False
+        if self.slow and not self.is_congested:
+            for stream in self.slow.drained(h2.queued):
                 if stream.owner is not None:
                     stream.owner.upstream_drained()
 

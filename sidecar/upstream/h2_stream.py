@@ -108,7 +108,7 @@ class H2ClientStream:
                 self.replay.append(chunk)
         connection = self._connection
         queued = connection.h2.send_data(self.id, chunk)
-        if (queued > connection.high or connection.is_congested) and not self.is_congested and self.owner is not None:
+        if (queued > connection.slow.mark or connection.is_congested) and not self.is_congested and self.owner is not None:
             connection.hold(self)
 
     def _keep_waiting(self, event: bytes | End) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+
 from zope.interface.verify import verifyObject
 
 from sidecar.codec.h2.frames import GOAWAY, LARGEST_STREAM_ID
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.websocket import accept_of
-from sidecar.downstream.h2 import DRAIN_ROUND_TRIP_SECONDS, LINGER_SECONDS, STALL_SECONDS
+from sidecar.downstream.h2 import DRAIN_ROUND_TRIP_SECONDS, FREE_STREAMS, LINGER_SECONDS, STALL_SECONDS
 from sidecar.downstream.h2_stream import H2ServerStream
 from sidecar.errors import RouteNotFound
 from sidecar.headers import Headers
 from sidecar.interfaces import IDownstreamStream
-from sidecar.model import HTTP2Options, HTTPLimits
+from sidecar.model import HTTP2Options, HTTPLimits, PoolLimits
 from sidecar.proxy.replies import text_reply
 from tests.memory import OK, World, body_of
 from tests.memory_h2 import H2Client, request
@@ -225,6 +227,45 @@ def test_slow_reader_of_one_stream_does_not_stop_another() -> None:
     client.h2.consumed(slow, 65535)
     client.exchange()
     assert app.reading, "the window opened"
+
+
+def test_streams_of_a_lost_connection_are_freed_at_once() -> None:
+    """Also those that are more than the connection keeps for later: the collector leaves alone what lived long, and each would hold the whole connection."""
+
+    def streams() -> int:
+        return sum(isinstance(each, H2ServerStream) for each in gc.get_objects())
+
+    world = World()
+    gc.collect()
+    before = streams()
+    gc.disable()
+    try:
+        client = H2Client(world)
+        for _ in range(FREE_STREAMS + 50):
+            client.send(request(b"POST", b"/a"), b"x", end=False)
+        assert streams() == before + FREE_STREAMS + 50
+        client.transport.lose()
+        for kept in (world.exchanges, world.dones.records, world.log.records, world.observed, world.closed):
+            kept.clear()
+        assert streams() == before
+    finally:
+        gc.enable()
+
+
+def test_many_slow_readers_may_keep_less_each() -> None:
+    """A client that opens no window for hundreds of streams does not get the whole watermark for each."""
+    world = World(pool=PoolLimits(max_connections=1000), limits=HTTPLimits(watermark_bytes=400_000))
+    client = H2Client(world, limits=H2Limits(stream_window=65535, connection_window=1 << 20))
+    client.credits = False
+    for _ in range(100):
+        stream = client.send(request(path=b"/slow"))
+        app = world.app
+        app.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n")
+        while app.reading and not app.inbox:
+            app.receive(b"y" * 10_000)
+            client.exchange()
+    queued = [client.connection.h2.queued(each) for each in range(1, stream + 1, 2)]
+    assert queued[0] > 390_000 and queued[-1] < 50_000 and sum(queued) < 20_000_000
 
 
 def test_client_that_does_not_read_is_not_read_from_and_given_up() -> None:

@@ -131,7 +131,7 @@ class Clients2:
         h2 = connection.h2
         if connection._closing or h2.failed:
             return []
-        return [each for each in (*kept(h2), dict(connection._streams), set(connection._slow)) if each]
+        return [each for each in (*kept(h2), dict(connection._streams), set(connection.slow)) if each]
 
 
 class Apps1:
@@ -282,7 +282,7 @@ class Apps2:
             connection = attempt.protocol
             if isinstance(connection, H2ClientConnection) and connection.state in ("ready", "leaving"):
                 h2 = connection.h2
-                found += [each for each in (*kept(h2), connection.reserved, set(connection._slow)) if each]
+                found += [each for each in (*kept(h2), connection.reserved, set(connection.slow)) if each]
         return found
 
 
