@@ -155,7 +155,7 @@ class RetryWay(PluginCalls):
         """
         if endpoint is None or retry.attempts < 2 or retry.attempts >= RETRY_ATTEMPTS:
             return False
-        has_other: bool = self._connector.members.has_other((*self._tried, endpoint), self.metadata_match)
+        has_other: bool = self._connector.has_other((*self._tried, endpoint), self.metadata_match)
         return has_other
 
     def _count_try(self, retry: Retrying, counter: str, is_free: bool = False) -> None:
@@ -270,7 +270,7 @@ class RetryWay(PluginCalls):
         if retry.delayed is not None or now < began + wait:
             return max(began, now) + wait if retry.delayed is not None else began + wait
         running = (self._connector_picked(), *(each.where for each in retry.sides))
-        if self._connector.members.has_other((*self._tried, *running), self.metadata_match):
+        if self._connector.has_other((*self._tried, *running), self.metadata_match):
             self.hedge(f"no answer within {wait:g} s (retry.silent_after)")
         return now + wait
 

@@ -14,7 +14,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from sidecar.address import Address
-from sidecar.cluster.grouping import Match, is_well
+from sidecar.cluster.grouping import Match
 from sidecar.cluster.slices import Slices
 from sidecar.model import Cluster, Endpoint
 from sidecar.upstream.endpoint import EndpointPool
@@ -131,13 +131,6 @@ class Members:
             pass
         self._why.clear()
         self._begin()
-
-    def has_other(self, tried: tuple[EndpointPool, ...], match: Match | None) -> bool:
-        """Is there an endpoint that nobody says anything against, for requests with this `metadata_match`, beside those that were `tried`?"""
-        return any(
-            pool not in tried and pool.configured.weight and is_well(pool) and all(pool.metadata.get(name) == value for name, value in match or ())
-            for pool in self.pools
-        )  # fmt: skip
 
     def changed(self) -> None:
         """Something is known of an endpoint that was not known before: work out anew who is used."""

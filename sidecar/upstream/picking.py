@@ -6,7 +6,7 @@ for one more attempt need not be the best ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import randrange
 from typing import Any
 
@@ -34,10 +34,7 @@ def better_untried(endpoints: Sequence[Any], chosen: Any, tried: tuple[Any, ...]
     if match is not None and not _has(chosen, match):
         match = None  # what was asked for is nowhere, and the cluster's fallback chose
     best, best_rank = (chosen, 3) if chosen in tried else (chosen, 2)
-    count = len(endpoints)
-    start = randrange(count) if count else 0
-    for step in range(min(count, LOOKED_AT)):
-        each = endpoints[(start + step) % count]
+    for each in _some(endpoints):
         if not each.weight or each in tried or each.configured.health != "healthy" or each.check_failure is not None:
             continue
         if match is not None and not _has(each, match):
@@ -46,6 +43,17 @@ def better_untried(endpoints: Sequence[Any], chosen: Any, tried: tuple[Any, ...]
         if rank < best_rank or (rank == best_rank and each.configured.priority < best.configured.priority):
             best, best_rank = each, rank
     return best
+
+
+def has_other(endpoints: Sequence[Any], tried: tuple[Any, ...], match: Any) -> bool:
+    """Is there one that nobody says anything against, for requests with this `metadata_match`, beside those that were `tried`?"""
+    return any(each not in tried and each.weight and is_well(each) and _has(each, match or ()) for each in _some(endpoints))
+
+
+def _some(endpoints: Sequence[Any]) -> Iterator[Any]:
+    count = len(endpoints)
+    start = randrange(count) if count else 0
+    return (endpoints[(start + step) % count] for step in range(min(count, LOOKED_AT)))
 
 
 def _has(endpoint: Any, match: Any) -> bool:

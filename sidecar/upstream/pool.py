@@ -30,7 +30,7 @@ from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.multiplex import Multiplexer
-from sidecar.upstream.picking import better_untried, observer_of, picking_failed, why_not_picked
+from sidecar.upstream.picking import better_untried, has_other, observer_of, picking_failed, why_not_picked
 from sidecar.upstream.priorities import most_connections, why_not_wait
 from sidecar.upstream.raw import RawConnection, dial
 from sidecar.upstream.replay import is_sent_again
@@ -187,6 +187,10 @@ class Connector:
             owner.upstream_unavailable(UpstreamOverflow(sentence), pool)
             return None
         return self.wait(pool, owner, tried, fresh)
+
+    def has_other(self, tried: tuple[EndpointPool, ...], match: Match | None) -> bool:
+        """See `IConnector`."""
+        return has_other(self.pools, tried, match)
 
     def serve(self, pool: EndpointPool, owner: Any, fresh: bool) -> bool:
         """Give the exchange a connection to this endpoint that is there, or a stream on one."""

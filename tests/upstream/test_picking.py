@@ -12,7 +12,7 @@ from sidecar.cluster.health import Health
 from sidecar.errors import PluginFailed
 from sidecar.model import Cluster, Endpoint
 from sidecar.upstream.endpoint import EndpointPool
-from sidecar.upstream.picking import better_untried, observer_of
+from sidecar.upstream.picking import LOOKED_AT, better_untried, has_other, observer_of
 from tests.upstream.test_pool import Owner, Pools
 
 CLUSTER = Cluster(name="app", endpoints=(Endpoint(address=Address("127.0.0.1", 8000)),))
@@ -134,3 +134,25 @@ def test_another_attempt_goes_to_who_was_ejected() -> None:
     owner = Owner(pools)
     pools.connector.open(owner, (first,), False)
     assert len(second.connecting) == 1
+
+
+def test_whether_there_is_another() -> None:
+    """Who is ill, has no weight, was tried or is not what was asked for does not count; of thousands only some are looked at."""
+    pools = named(2)
+    assert has_other([pools[0], pools[1]], (pools[0],), None) and not has_other([pools[0], pools[1]], (pools[0], pools[1]), None)
+    assert not has_other([pools[0], ejected(pools[1]), failing(pools[2])], (pools[0],), None) and not has_other([], (), None)
+    pools = named(1)
+    assert not has_other([pools[0], pools[1]], (pools[0],), (("v", "1"),))
+    pools[1].weight = 0
+    assert not has_other([pools[0], pools[1]], (pools[0],), None)
+    looked_at: list[int] = []
+
+    class Many:
+        def __len__(self) -> int:
+            return 10_000
+
+        def __getitem__(self, index: int) -> Any:
+            looked_at.append(index)
+            return pools[0]
+
+    assert not has_other(Many(), (pools[0],), None) and len(looked_at) == LOOKED_AT  # type: ignore[arg-type]
