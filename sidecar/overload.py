@@ -23,6 +23,8 @@ from sidecar.telemetry.metrics import Family, HistogramValue, histogram_samples
 _log = Logger(namespace="sidecar.overload")
 LAG_TICK_SECONDS = 0.25  # how often lag is measured: four wake-ups a second, some 20 microseconds each
 LAG_BOUNDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
+RETURN_SECONDS = 60.0  # between two tries to give back what bursts left: each stops the loop for some milliseconds
+RETURN_BYTES = 33_554_432  # resident memory beyond the least seen from which that is tried
 SHRINK_SECONDS = 10.0  # between two tries to give memory back: each stops the loop for some milliseconds
 # Connections beyond max_connections that may still ask, and are told in words why they are refused; beyond these they are closed at once.
 REFUSED_CONNECTIONS = 64
@@ -84,6 +86,27 @@ class Gate:
         return 0 if left > -REFUSED_CONNECTIONS else -1
 
 
+class Leftover:
+    """Free memory that a burst of requests left with the C library: when to give it back."""
+
+    def __init__(self) -> None:
+        self._least: int | None = None
+        self._most_requests = 0
+        self._tried_at = float("-inf")
+
+    def is_due(self, memory: int, requests: int, now: float) -> bool:
+        """Is the burst over, and was it large? `memory`: resident octets; `requests`: those that run; `now`: seconds. Where nothing ran since the last try,
+        nothing was freed either."""
+        self._least = memory if self._least is None else min(self._least, memory)
+        self._most_requests = max(self._most_requests, requests)
+        # A burst is over when an eighth of it is left.
+        if memory - self._least < RETURN_BYTES or requests * 8 > self._most_requests or not self._most_requests or now - self._tried_at < RETURN_SECONDS:
+            return False
+        self._most_requests = requests
+        self._tried_at = now
+        return True
+
+
 class OverloadWatch:
     """See the module. `monotonic`: a clock that nobody sets. `resident`: octets of resident memory."""
 
@@ -117,6 +140,7 @@ class OverloadWatch:
         self._due = self._looked_at = 0.0
         self._worst = 0.0
         self._shrunk_at = float("-inf")
+        self._leftover = Leftover()
         self._gc_began = 0.0
         self._tick_seconds = min(LAG_TICK_SECONDS, settings.refresh_interval)
         _register(self, registry)
@@ -185,6 +209,8 @@ class OverloadWatch:
             self._shrunk_at = self._looked_at
             # What is frozen is left out: it is mostly alive, and to look at all of it takes long.
             gc.collect()
+            return_memory()
+        elif self._leftover.is_due(self.memory, self.gate.requests, self._looked_at):
             return_memory()
 
     def _set_gates(self) -> None:

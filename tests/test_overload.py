@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from sidecar import overload
 from sidecar.model import HTTPLimits, Overload, OverloadActions
 from sidecar.overload import LAG_TICK_SECONDS, REFUSED_CONNECTIONS, OverloadWatch, open_descriptors, refused_limits, resident_bytes
 from sidecar.telemetry.metrics import Registry
@@ -58,6 +59,35 @@ class Watched:
         self.memory = self.memory if memory is None else memory
         for _ in range(4):
             self.clock.advance(LAG_TICK_SECONDS)
+
+
+def test_memory_that_a_burst_left_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the burst is over, whether or not there is a limit on memory; not while nothing ran since, and at most once a minute."""
+    returned: list[float] = []
+    watched = Watched(max_memory=0)
+    monkeypatch.setattr(overload, "return_memory", lambda: returned.append(watched.clock.seconds()))
+    watched.look(50 << 20)
+    for running, memory in ((1000, 400), (1000, 400), (200, 390)):
+        watched.http.active = running
+        watched.look(memory << 20)
+    assert not returned
+    watched.http.active = 3
+    watched.look(390 << 20)
+    assert len(returned) == 1
+    for _ in range(70):
+        watched.look(300 << 20)
+    watched.http.active = 0
+    for _ in range(2):
+        watched.look()
+    assert len(returned) == 2, "three requests ran since"
+    for _ in range(70):
+        watched.look()
+    assert len(returned) == 2
+    watched.http.active = 1
+    watched.look(70 << 20)
+    watched.http.active = 0
+    watched.look()
+    assert len(returned) == 2, "that is hardly more than at first"
 
 
 def test_nothing_is_asked_while_all_is_well() -> None:
