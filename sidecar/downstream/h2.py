@@ -120,7 +120,7 @@ class H2ServerConnection:
         last: H2ServerStream | None = None  # a body and its end come together
         streams = self._streams
         for stream_id, event in self.h2.receive(data, now):
-            kind = event.__class__
+            kind = type(event)
             if kind is RequestHead:
                 self._start(stream_id, event, now)
             elif kind is bytes or kind is End:

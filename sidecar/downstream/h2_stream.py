@@ -138,7 +138,7 @@ class H2ServerStream:
             exchange = self.exchange
             while inbox and not self.is_paused and self.id == stream_id and exchange is not None:
                 event = inbox.popleft()
-                if event.__class__ is bytes:
+                if type(event) is bytes:
                     self.held += len(event)
                     exchange.request_data(event)
                 else:

@@ -28,7 +28,13 @@ class GRPCCall:
 
 def is_call(request: RequestHead) -> bool:
     """Is this request a call ("gRPC over HTTP2": the method is POST)?"""
-    return request.method == b"POST" and grpc.is_content_type(request.headers.get(b"content-type"))
+    if request.method != b"POST":
+        return False
+    # `Headers.get`, without the call: every POST comes here twice.
+    for name, value, _ in request.headers.fields:
+        if name == b"content-type":
+            return value == grpc.CONTENT_TYPE or grpc.is_content_type(value)
+    return False
 
 
 def call_of(request: RequestHead) -> GRPCCall | None:
@@ -38,6 +44,10 @@ def call_of(request: RequestHead) -> GRPCCall | None:
 
 def outcome(call: GRPCCall, fields: Headers | None) -> int:
     """The HTTP status that says how the call ended, by the trailers, or the head that was all of the answer. A call that says nothing is UNKNOWN."""
+    value = None if fields is None else fields.get(b"grpc-status")
+    if value == b"0":
+        call.status = grpc.OK
+        return 200
     status = grpc.status_in(fields)
     call.status = grpc.UNKNOWN if status is None else status
     return grpc.http_status(call.status)

@@ -129,7 +129,7 @@ class H2ClientConnection:
         for stream_id, event in self.h2.receive(data, now):
             if stream_id:
                 stream = streams.get(stream_id)
-                kind = event.__class__
+                kind = type(event)
                 if stream is None:
                     if kind is bytes:
                         self.h2.consumed(stream_id, len(event))
@@ -184,7 +184,7 @@ class H2ClientConnection:
             owner.response_failed(UpstreamProtocolError(event.reason))
 
     def _about_connection(self, event: Any) -> None:
-        kind = event.__class__
+        kind = type(event)
         if kind is SettingsChanged:
             if self.state is CONNECTING:
                 self.state = READY

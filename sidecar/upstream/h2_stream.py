@@ -72,27 +72,26 @@ class H2ClientStream:
             # It is for HTTP/1.1 alone, and here the server speaks HTTP/2 already.
             head.upgrade = None
             head.headers.remove(b"http2-settings")
+        most = h2.peer.header_list_octets
+        if most is not None and weight(head) > most:
+            raise HeadTooLarge(f"the head has more than the {most} octets that {connection.describe()} takes (SETTINGS_MAX_HEADER_LIST_SIZE)")
         end = head.end_stream
         if head.upgrade is not None or head.method == b"CONNECT":
             end = False
             if head.upgrade is not None and not h2.peer.connect_protocol:
                 raise UpstreamProtocolError(f"{connection.describe()} does not take upgrades over HTTP/2 (RFC 8441)")
-        most = h2.peer.header_list_octets
-        if most is not None and weight(head) > most:
-            raise HeadTooLarge(f"the head has more than the {most} octets that {connection.describe()} takes (SETTINGS_MAX_HEADER_LIST_SIZE)")
-        stream_id = h2.open_stream()
+            if head.upgrade == websocket.NAME:
+                self.key = head.headers.get(websocket.KEY)
+                fields = [each for each in head.headers.fields if each[0] != websocket.KEY]
+                head = RequestHead(head.method, head.path, head.authority, Headers(fields), 20, head.scheme, None, False, head.upgrade)
+        stream_id = h2.send_request(head, end)
         if stream_id is None:
             raise UpstreamClosed(f"{connection.describe()} takes no more streams on this connection")
         self.id = stream_id
+        self.request_done = end
         connection.streams[stream_id] = self
         if stream_id == LARGEST_STREAM_ID:
             connection.leave()
-        self.request_done = end
-        if head.upgrade == websocket.NAME:
-            self.key = head.headers.get(websocket.KEY)
-            fields = [each for each in head.headers.fields if each[0] != websocket.KEY]
-            head = RequestHead(head.method, head.path, head.authority, Headers(fields), 20, head.scheme, None, False, head.upgrade)
-        h2.send_head(stream_id, head, end)
 
     def send_data(self, chunk: bytes) -> None:
         """See `IUpstreamStream`."""
@@ -168,7 +167,7 @@ class H2ClientStream:
     def receive(self, event: Event) -> None:
         """A part of the answer. The owner may be another one afterwards, or none."""
         owner = self.owner
-        kind = event.__class__
+        kind = type(event)
         try:
             if kind is bytes:
                 self.held += len(event)  # type: ignore[arg-type]

@@ -170,7 +170,7 @@ class Connector:
             pool = picking_failed(self.cluster)
         counters = self.counters
         counters["requests"] += 1
-        if pool.__class__ is not EndpointPool:
+        if type(pool) is not EndpointPool:
             owner.upstream_unavailable(why_not_picked(self, pool, getattr(owner, "metadata_match", None)), None)
             return None
         if tried:

@@ -147,7 +147,7 @@ class H2Connection(ReceivingHalf):
 
     def _read_frames(self, data: bytes, position: int, events: Events) -> int:
         """Take every whole frame; the position of the first octet not taken."""
-        most = self.limits.frame_octets
+        most = self.limits.frame_octets << 8 | 0xFF
         start = position + 9  # of the next frame's payload
         end = len(data)
         self._needed = 9
@@ -155,8 +155,8 @@ class H2Connection(ReceivingHalf):
             head, flags, stream_id = read_head(data, start - 9)
             kind = head & 0xFF
             stop = start + (head >> 8)
-            if stop - start > most:
-                raise Violation(FRAME_SIZE_ERROR, f"a frame of {stop - start} octets, more than the {most} announced")
+            if head > most:
+                raise Violation(FRAME_SIZE_ERROR, f"a frame of {head >> 8} octets, more than the {most >> 8} announced")
             if stream_id > 0x7FFFFFFF:
                 stream_id &= 0x7FFFFFFF  # the reserved bit (section 4.1)
             if self._special:

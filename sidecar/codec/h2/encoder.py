@@ -86,7 +86,7 @@ class Encoder:
                 field = fields[index]
                 name, value, _ = field
                 start = _FLEETING_STARTS.get(name)
-                if start is not None and len(value) < 0x7F and field.__class__ is tuple:
+                if start is not None and len(value) < 0x7F and type(field) is tuple:
                     # An id or a time, another one in each message.
                     pieces[index] = start + _LENGTHS[len(value)] + value
                     continue

@@ -321,8 +321,6 @@ class ReceivingHalf(SendingHalf):
     # -- bodies ------------------------------------------------------------------------------------------------------------------------------
 
     def _take_data(self, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
-        if stream_id == 0:
-            raise Violation(PROTOCOL_ERROR, "DATA on stream 0")
         self.received_data_frames += 1
         octets = len(payload)
         window = self._window
@@ -339,6 +337,8 @@ class ReceivingHalf(SendingHalf):
         end = flags & END_STREAM
         stream = self._streams.get(stream_id)
         if stream is None:
+            if stream_id == 0:
+                raise Violation(PROTOCOL_ERROR, "DATA on stream 0")
             self._refuse(TABLE[self._state_of(stream_id)][RECV_DATA][0], stream_id, None, events)
             if not octets:
                 self._spend_ignored()
@@ -367,9 +367,10 @@ class ReceivingHalf(SendingHalf):
                 octets = len(payload)
         elif flags & PADDED:
             raise Violation(FRAME_SIZE_ERROR, "padded DATA without octets")
-        if stream.remaining >= 0:
-            stream.remaining -= octets
-            if stream.remaining < 0 or (end and stream.remaining):
+        remaining = stream.remaining
+        if remaining >= 0:
+            stream.remaining = remaining = remaining - octets
+            if remaining < 0 or (end and remaining):
                 self._break_stream(stream, PROTOCOL_ERROR, "the body is not as long as Content-Length says (RFC 9113 section 8.1.1)", events)
                 return
         if not stream.has_head:

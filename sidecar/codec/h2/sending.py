@@ -48,6 +48,8 @@ from sidecar.codec.h2.windows import ReceiveWindow
 from sidecar.headers import Headers
 from sidecar.message import RequestHead, ResponseHead
 
+# The flags of a head that is one frame and all of its message, or the end of it.
+_LAST_HEAD = END_HEADERS | END_STREAM
 _AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_END = AFTER[SEND_HEAD], AFTER[SEND_HEAD_END], AFTER[SEND_DATA], AFTER[SEND_END]
 
 # Streams that we may open before the peer's first SETTINGS tell: what RFC 9113, section 6.5.2, recommends peers to allow at least.
@@ -161,6 +163,25 @@ class SendingHalf:
         self._streams[stream_id] = Stream(stream_id, IDLE, self.peer.stream_window)
         return stream_id
 
+    def send_request(self, head: RequestHead, end: bool) -> int | None:
+        """`open_stream` and `send_head` in one: the stream's id, or None and nothing is sent."""
+        stream_id = self._next_stream
+        peer = self.peer
+        # `can_open_stream`, once more.
+        if len(self._streams) >= peer.concurrent_streams or stream_id > LARGEST_STREAM_ID or self.is_peer_leaving:
+            return None
+        self._next_stream = stream_id + 2
+        stream = self._streams[stream_id] = Stream(stream_id, HALF_LOCAL if end else OPEN, peer.stream_window)
+        stream.head_sent = True
+        if head.upgrade is not None:
+            stream.tunnel = head.upgrade
+        elif head.method == b"CONNECT":
+            stream.tunnel = b""
+        else:
+            stream.is_head_request = head.method == b"HEAD"
+        self._write_block(stream, write_request(head, self._encoder), _LAST_HEAD if end else END_HEADERS)
+        return stream_id
+
     def queued(self, stream_id: int) -> int:
         """Octets of the stream that wait for windows."""
         stream = self._streams.get(stream_id)
@@ -213,7 +234,7 @@ class SendingHalf:
         else:
             block = write_response(head, self._encoder)
         stream.head_sent = True
-        self._write_block(stream, block, end)
+        self._write_block(stream, block, _LAST_HEAD if end else END_HEADERS)
         stream.state = after
         if end:
             self._local_end(stream)
@@ -227,7 +248,7 @@ class SendingHalf:
             raise RuntimeError(f"not allowed on {stream!r}")
         if stream.head_sent:
             raise RuntimeError(f"an informational head behind the final one on {stream!r}")
-        self._write_block(stream, write_response(head, self._encoder), False)
+        self._write_block(stream, write_response(head, self._encoder), END_HEADERS)
 
     def send_data(self, stream_id: int, chunk: bytes) -> int:
         """The chunk is in the batch or in the stream's queue; the octets now queued there. More than 0: hold your source until `take_drained` names the stream.
@@ -366,27 +387,29 @@ class SendingHalf:
             if backlog.ending:
                 self._write_end(stream, backlog.trailers)
 
-    def _write_block(self, stream: Stream, block: bytes, end: bool) -> None:
-        most = self.peer.frame_octets
+    def _write_block(self, stream: Stream, block: bytes, flags: int) -> None:
+        """A head, with these flags if it is one frame."""
         out = self._out
-        flags = END_STREAM if end else 0
-        if len(block) <= most:
+        size = len(block)
+        if size <= SMALLEST_MAX_FRAME:
             stream.batch = self._batch
             stream.tail = len(out)
-            out.append(pack_head(len(block) << 8 | HEADERS, flags | END_HEADERS, stream.id))
+            out.append(pack_head(size << 8 | HEADERS, flags, stream.id))
             out.append(block)
             return
+        most = self.peer.frame_octets
+        flags &= ~END_HEADERS
         stream.batch = -1  # END_STREAM cannot be set on the last of them
         kind = HEADERS
-        for start in range(0, len(block), most):
+        for start in range(0, size, most):
             piece = block[start : start + most]
-            out.append(frame(kind, flags | (END_HEADERS if start + most >= len(block) else 0), stream.id, piece))
+            out.append(frame(kind, flags | (END_HEADERS if start + most >= size else 0), stream.id, piece))
             kind = CONTINUATION
             flags = 0
 
     def _write_end(self, stream: Stream, trailers: Headers | None) -> None:
         if trailers is not None and trailers.fields and (block := write_trailers(trailers, self._encoder)):
-            self._write_block(stream, block, True)
+            self._write_block(stream, block, _LAST_HEAD)
         elif stream.batch == self._batch:
             out = self._out
             tail = stream.tail
