@@ -9,6 +9,8 @@ from __future__ import annotations
 from binascii import Error as Base64Error, a2b_base64
 from struct import Struct
 
+import msgspec
+
 from sidecar.headers import Headers
 
 CONTENT_TYPE = b"application/grpc"
@@ -56,15 +58,12 @@ def percent(text: str) -> bytes:
     return b"".join(b"%c" % byte if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in text.encode()).strip()
 
 
-class MessageCounter:
+class MessageCounter(msgspec.Struct, eq=False, gc=False):
     """Counts the length-prefixed messages of one direction while they pass, by looking at their prefixes alone. `count`: messages begun."""
 
-    __slots__ = ("_left", "_prefix", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._left = 0  # octets of the message that are still to come
-        self._prefix = b""  # what is here of a prefix that was cut
+    count: int = 0
+    _left: int = 0  # octets of the message that are still to come
+    _prefix: bytes = b""  # what is here of a prefix that was cut
 
     @property
     def is_between(self) -> bool:

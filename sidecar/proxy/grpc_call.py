@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from sidecar.codec import grpc
 from sidecar.headers import Headers
 from sidecar.message import RequestHead
 
 
-class GRPCCall:
+class GRPCCall(msgspec.Struct, eq=False, gc=False):
     """`status`: what the answer said, None while it said nothing. `head_seconds`: from the attempt's begin to the answer's head, kept for observers, who
     hear of a call when its status is known.
     """
 
-    __slots__ = ("head_seconds", "requests", "responses", "status")
-
-    def __init__(self) -> None:
-        self.requests = grpc.MessageCounter()
-        self.responses = grpc.MessageCounter()
-        self.status: int | None = None
-        self.head_seconds = 0.0
+    status: int | None = None
+    head_seconds: float = 0.0
+    requests: grpc.MessageCounter = msgspec.field(default_factory=grpc.MessageCounter)
+    responses: grpc.MessageCounter = msgspec.field(default_factory=grpc.MessageCounter)
 
     def __repr__(self) -> str:
         return f"<GRPCCall status={self.status} {self.requests.count} messages up, {self.responses.count} down>"

@@ -97,22 +97,6 @@ H2C = b"h2c"
 H2C_SETTINGS = frozenset((b"http2-settings",))
 
 
-class KnownFields(list[Field]):
-    """The fields of the last head of a peer that repeats itself, never changed; and the answer's head that was last written with just these fields: `written`
-    is what went out for `shape`, the rest of what decides about it, and `mode` is how its body goes out.
-    """
-
-    __slots__ = ("mode", "shape", "written")
-
-    shape: tuple[object, ...] | None
-    written: bytes
-    mode: int
-
-    def __init__(self, fields: list[Field]) -> None:
-        super().__init__(fields)
-        self.shape = None
-
-
 NO_FIELDS: FieldsRead = ([], None, -1, False, 0, None, False, True)
 
 

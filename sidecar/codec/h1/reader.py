@@ -7,7 +7,7 @@ dead then and gives nothing more.
 
 from __future__ import annotations
 
-from sidecar.codec.h1.fields import CLOSE, KEEP_ALIVE, PROTECTED_IN_REQUESTS, PROTECTED_IN_RESPONSES, FieldsRead, KnownFields
+from sidecar.codec.h1.fields import CLOSE, KEEP_ALIVE, PROTECTED_IN_REQUESTS, PROTECTED_IN_RESPONSES, FieldsRead
 from sidecar.codec.h1.grammar import (
     CRLF,
     REQUEST_LINES,
@@ -22,6 +22,7 @@ from sidecar.codec.h1.grammar import (
 from sidecar.codec.h1.reading import CHUNKED, COMPLETE, DEAD, HEAD, LENGTH, TUNNEL, UNTIL_CLOSE, MessageReader
 from sidecar.codec.h1.request import request_head
 from sidecar.codec.h1.response import BY_CHUNKS, BY_CLOSE, BY_LENGTH, IN_TUNNEL, response_head
+from sidecar.codec.known import KnownFields
 from sidecar.errors import DownstreamClosed, SidecarError, UpstreamClosed, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.message import END, RequestEvent, RequestHead, ResponseEvent, ResponseHead

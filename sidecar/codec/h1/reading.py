@@ -15,8 +15,9 @@ import re
 from typing import Any, ClassVar
 
 from sidecar.codec.h1.body import ChunkedBody, end_of, has_bare_lf
-from sidecar.codec.h1.fields import NO_FIELDS, FieldsRead, KnownFields, read_fields
+from sidecar.codec.h1.fields import NO_FIELDS, FieldsRead, read_fields
 from sidecar.codec.h1.grammar import CRLF, END_OF_HEAD, Malformed
+from sidecar.codec.known import KnownFields
 from sidecar.errors import HeadTooLarge, SidecarError, TargetTooLong
 from sidecar.message import END
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sidecar.codec.h2 import huffman
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS, STATIC, STATIC_COUNT, NeverIndexed, encode_integer, entry_size
+from sidecar.codec.known import KnownFields
 from sidecar.headers import Field
 
 # Fields remembered as seen before they are repeated; then all are forgotten. More than the heads of a few requests hold.
@@ -17,6 +18,8 @@ CANDIDATES = 128
 # Appearances before a field may enter the table: when there is room, and when others must leave for it.
 APPEARANCES = 2
 APPEARANCES_TO_EVICT = 6
+# Heads that repeat themselves, whose fields are remembered with their octets; then all are forgotten. As many as a few dozen clients send.
+KNOWN_HEADS = 256
 # Longer values are not worth a place in a table of 4096 octets.
 LARGEST_INDEXED_OCTETS = 1024
 
@@ -42,7 +45,7 @@ NOT_SENT = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"trans
 class Encoder:
     """One direction of one connection. `table_octets`: the most that we want to use, whatever the peer offers."""
 
-    __slots__ = ("_candidates", "_entries", "_limit", "_most", "_names", "_newest", "_numbers", "_size", "lines", "rendered", "resizes")
+    __slots__ = ("_candidates", "_entries", "_known", "_limit", "_most", "_names", "_newest", "_numbers", "_size", "lines", "rendered", "resizes")
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
         self._most = table_octets
@@ -58,6 +61,8 @@ class Encoder:
         self.rendered: dict[Field, bytes] = {}
         # The same for all the pseudo-header fields of a request, if each of them stands in a table.
         self.lines: dict[Line, bytes] = {}
+        # id of known fields -> (these, their octets or None; see `_learn`)
+        self._known: dict[int, tuple[KnownFields, bytes | None]] = {}
         if table_octets < DEFAULT_TABLE_OCTETS:
             self.resize(DEFAULT_TABLE_OCTETS)
 
@@ -96,6 +101,44 @@ class Encoder:
                     # The table has changed, and with it what the fields behind this one look like.
                     pieces[index + 1 :] = map(get, fields[index + 1 :])
         return first + b"".join(pieces)  # type: ignore[arg-type]
+
+    def encode_known(self, known: KnownFields, fields: list[Field], first: bytes) -> bytes:
+        """`encode` for a head that begins with fields which are kept and come again: their octets are kept, too, as long as the table is as it is."""
+        count = len(known)
+        kept = self._known.get(id(known))
+        if kept is None:
+            block = self.encode(fields, first)
+            self._learn(known)
+            return block
+        octets = kept[1]
+        if octets is None or fields[:count] != known:
+            return self.encode(fields, first)
+        pieces = [first, octets]
+        for field in fields[count:]:
+            name, value, _ = field
+            start = _FLEETING_STARTS.get(name)
+            if start is not None and len(value) < 0x7F and type(field) is tuple:
+                pieces.append(start + _LENGTHS[len(value)] + value)
+            else:
+                piece = self.rendered.get(field)
+                pieces.append(self.piece(field) if piece is None else piece)
+        return b"".join(pieces)
+
+    def _learn(self, known: KnownFields) -> None:
+        """Keep the octets of these fields, which were just encoded; None when one of them may still enter the table, or must not be kept."""
+        pieces = [self._lasting(field) for field in known]
+        octets = None if None in pieces else b"".join(pieces)  # type: ignore[arg-type]
+        if len(self._known) >= KNOWN_HEADS:
+            self._known.clear()
+        # The fields stand beside their octets, so that nothing else gets their id.
+        self._known[id(known)] = known, octets
+
+    def _lasting(self, field: Field) -> bytes | None:
+        name, value, _ = field
+        start = _FLEETING_STARTS.get(name)
+        if start is not None and len(value) < 0x7F and type(field) is tuple:
+            return start + _LENGTHS[len(value)] + value
+        return self.rendered.get(field)
 
     def keep_line(self, line: Line, octets: bytes) -> None:
         """These are the octets of a request's pseudo-header fields as long as the table is as it is."""
@@ -174,6 +217,7 @@ class Encoder:
     def _table_changed(self) -> None:
         self.rendered.clear()
         self.lines.clear()
+        self._known.clear()
 
     def _evict(self, room: int) -> None:
         """Let the oldest go until `room` octets fit."""

@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from sidecar.codec.h2.encoder import Encoder, Line
 from sidecar.codec.h2.tables import ENTRY_OVERHEAD, NeverIndexed
+from sidecar.codec.known import KnownFields
 from sidecar.errors import HeadTooLarge
 from sidecar.headers import Field, Headers
 from sidecar.message import RequestHead, ResponseHead
@@ -248,7 +249,9 @@ def _pseudo(encoder: Encoder, name: bytes, value: bytes) -> bytes:
 def write_request(head: RequestHead, encoder: Encoder) -> bytes:
     """The block of a request's head. Fields of HTTP/1.1 connections and Host are left out."""
     line = (head.method, head.scheme, head.path, head.authority, head.upgrade)
-    return encoder.encode(head.headers.fields, encoder.lines.get(line) or _write_line(head, line, encoder))
+    start = encoder.lines.get(line) or _write_line(head, line, encoder)
+    known = head.known
+    return encoder.encode(head.headers.fields, start) if known is None else encoder.encode_known(known, head.headers.fields, start)
 
 
 def _write_line(head: RequestHead, line: Line, encoder: Encoder) -> bytes:
@@ -285,7 +288,8 @@ def write_response(head: ResponseHead, encoder: Encoder) -> bytes:
     start = encoder.take_resizes() if encoder.resizes else b""
     status = 200 if head.status == 101 else head.status
     start += _STATUSES.get(status) or _pseudo(encoder, b":status", b"%d" % status)
-    return encoder.encode(head.headers.fields, start)
+    known = head.known
+    return encoder.encode(head.headers.fields, start) if known is None else encoder.encode_known(known, head.headers.fields, start)
 
 
 def write_trailers(trailers: Headers, encoder: Encoder) -> bytes:
@@ -298,5 +302,16 @@ def request_head(parts: RequestParts, end: bool) -> RequestHead:
     method, path, authority, scheme, fields, length, upgrade, expects = parts
     if length is None and end:
         length = 0
-    return RequestHead(method, path, authority, Headers(fields.copy()), 20, scheme, length, end, upgrade, expects)
+    known = fields if type(fields) is KnownFields else None
+    return RequestHead(method, path, authority, Headers(fields[:]), 20, scheme, length, end, upgrade, expects, known)
 
+
+def lasting_request(parts: RequestParts) -> RequestParts:
+    """The same, to be kept for the next such head."""
+    return (*parts[:4], KnownFields(parts[4]), *parts[5:])
+
+
+def lasting_response(parts: ResponseParts) -> ResponseParts:
+    """The same, to be kept for the next such head."""
+    status, fields, reason, length = parts
+    return status, KnownFields(fields), reason, length

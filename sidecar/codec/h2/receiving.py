@@ -10,7 +10,18 @@ from typing import Any
 
 from sidecar.codec.h2 import events as happened
 from sidecar.codec.h2.decoder import CompressionError, Decoder
-from sidecar.codec.h2.fields import Malformed, ResponseParts, outline, read_request, read_response, read_trailers, request_head, weigh
+from sidecar.codec.h2.fields import (
+    Malformed,
+    ResponseParts,
+    lasting_request,
+    lasting_response,
+    outline,
+    read_request,
+    read_response,
+    read_trailers,
+    request_head,
+    weigh,
+)
 from sidecar.codec.h2.frames import (
     COMPRESSION_ERROR,
     DEFAULT_WINDOW,
@@ -33,9 +44,11 @@ from sidecar.codec.h2.sending import SendingHalf
 from sidecar.codec.h2.streams import (
     AFTER,
     CLOSED,
+    HALF_REMOTE,
     IDLE,
     IGNORE,
     NO_LENGTH,
+    OPEN,
     RECV_DATA,
     RECV_DATA_END,
     RECV_HEAD,
@@ -49,6 +62,7 @@ from sidecar.codec.h2.streams import (
     Stream,
 )
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
+from sidecar.codec.known import KnownFields
 from sidecar.errors import HeadTooLarge
 from sidecar.headers import Field, Headers
 from sidecar.message import END, End, ResponseHead
@@ -225,7 +239,7 @@ class ReceivingHalf(SendingHalf):
             except HeadTooLarge as problem:
                 too_large = problem
             else:
-                self._decoder.remember(block, parts)
+                self._decoder.remember(block, lasting_request(parts))
         elif stream_id > self._last_accepted:
             self.counters["streams_ignored"] += 1
             self._remember_end(stream_id, RESET_SENT)
@@ -233,8 +247,7 @@ class ReceivingHalf(SendingHalf):
         if len(self._streams) >= limits.concurrent_streams:
             self._refuse_stream(stream_id)
             return
-        stream = self._streams[stream_id] = Stream(stream_id, TABLE[IDLE][RECV_HEAD_END if end else RECV_HEAD][1], self.peer.stream_window)
-        stream.has_head = True
+        stream = self._streams[stream_id] = Stream(stream_id, HALF_REMOTE if end else OPEN, self.peer.stream_window, True)
         if too_large is not None:
             self.counters["heads_too_large"] += 1
             stream.is_discarded = True
@@ -277,7 +290,7 @@ class ReceivingHalf(SendingHalf):
                 self.counters["heads_too_large"] += 1
                 self._break_stream(stream, ENHANCE_YOUR_CALM, str(problem), events)
                 return
-            self._decoder.remember(block, parts)
+            self._decoder.remember(block, lasting_response(parts))
         if parts[0] < 200:
             stream.informational += 1
             if end or stream.informational > INFORMATIONAL_HEADS:
@@ -465,7 +478,7 @@ def _without_padding(payload: bytes) -> bytes:
 def _final_head(stream: Stream, parts: ResponseParts, end: int) -> ResponseHead | None:
     """The final head for this stream's request, and what it says about the body; None when it promises one that does not come."""
     status, fields, reason, length = parts
-    headers = Headers(fields.copy())
+    headers = Headers(fields[:])
     if stream.tunnel is not None and status < 300:
         if stream.tunnel:
             return ResponseHead(101, headers, b"Switching Protocols", 20, None, end != 0, stream.tunnel)
@@ -479,4 +492,4 @@ def _final_head(stream: Stream, parts: ResponseParts, end: int) -> ResponseHead 
         length = 0
     else:
         stream.remaining = NO_LENGTH if length is None else length
-    return ResponseHead(status, headers, reason, 20, length, end != 0)
+    return ResponseHead(status, headers, reason, 20, length, end != 0, None, fields if type(fields) is KnownFields else None)

@@ -171,8 +171,7 @@ class SendingHalf:
         if len(self._streams) >= peer.concurrent_streams or stream_id > LARGEST_STREAM_ID or self.is_peer_leaving:
             return None
         self._next_stream = stream_id + 2
-        stream = self._streams[stream_id] = Stream(stream_id, HALF_LOCAL if end else OPEN, peer.stream_window)
-        stream.head_sent = True
+        stream = self._streams[stream_id] = Stream(stream_id, HALF_LOCAL if end else OPEN, peer.stream_window, False, True)
         if head.upgrade is not None:
             stream.tunnel = head.upgrade
         elif head.method == b"CONNECT":

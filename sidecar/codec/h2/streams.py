@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sidecar.codec.h2.windows import ReceiveWindow
 
 if TYPE_CHECKING:
@@ -138,47 +140,27 @@ class Backlog:
         self.mark_since: float | None = None
 
 
-class Stream:
-    """One stream. Window and backlog exist from the first octet that needs them: most requests have neither."""
+class Stream(msgspec.Struct, eq=False, gc=False):
+    """One stream. Window and backlog exist from the first octet that needs them: most requests have neither. A struct as heads are: there are two of these for
+    each request, and nothing in them points back.
+    """
 
-    __slots__ = (
-        "backlog",
-        "batch",
-        "given",
-        "has_head",
-        "head_sent",
-        "id",
-        "informational",
-        "is_discarded",
-        "is_head_request",
-        "remaining",
-        "send_window",
-        "state",
-        "tail",
-        "taken",
-        "tunnel",
-        "window",
-    )
-
-    # Of our last frame in the batch `batch`: where it stands, because END_STREAM can still be set on it.
-    tail: int
-
-    def __init__(self, stream_id: int, state: int, send_window: int) -> None:
-        self.id = stream_id
-        self.state = state
-        self.send_window = send_window
-        self.window: ReceiveWindow | None = None
-        self.taken = 0  # without a window: octets of DATA that came, and of these those that were consumed
-        self.given = 0
-        self.has_head = False  # the final head came in
-        self.head_sent = False  # the final head went out
-        self.informational = 0  # 1xx heads that came in
-        self.remaining = NO_LENGTH  # octets of body that Content-Length still promises
-        self.is_head_request = False
-        self.tunnel: bytes | None = None  # the protocol of an extended CONNECT, b"" for CONNECT: its data is not a message's body
-        self.is_discarded = False  # what comes in is dropped: the head was refused and is being answered
-        self.backlog: Backlog | None = None
-        self.batch = -1
+    id: int
+    state: int
+    send_window: int
+    has_head: bool = False  # the final head came in
+    head_sent: bool = False  # the final head went out
+    tunnel: bytes | None = None  # the protocol of an extended CONNECT, b"" for CONNECT: its data is not a message's body
+    is_head_request: bool = False
+    is_discarded: bool = False  # what comes in is dropped: the head was refused and is being answered
+    informational: int = 0  # 1xx heads that came in
+    remaining: int = NO_LENGTH  # octets of body that Content-Length still promises
+    window: ReceiveWindow | None = None
+    taken: int = 0  # without a window: octets of DATA that came, and of these those that were consumed
+    given: int = 0
+    backlog: Backlog | None = None
+    batch: int = -1  # the batch in which our last frame stands, and where: END_STREAM can still be set on it
+    tail: int = 0
 
     @property
     def queued(self) -> int:

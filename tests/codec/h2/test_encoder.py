@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sidecar.codec.h2.decoder import Decoder
-from sidecar.codec.h2.encoder import CANDIDATES, NOT_SENT, Encoder
+from sidecar.codec.h2.encoder import CANDIDATES, KNOWN_HEADS, NOT_SENT, Encoder
 from sidecar.codec.h2.tables import NeverIndexed
+from sidecar.codec.known import KnownFields
 from sidecar.headers import Field
 
 STORIES = sorted((Path(__file__).parents[2] / "data" / "hpack").glob("*.json"))
@@ -129,3 +130,62 @@ def test_the_smallest_and_the_last_size_are_told() -> None:
     assert encoder.encode([]).hex() == "3f45" + "3fe11f"
     assert encoder.encode([]) == b""
     assert Encoder(1000).encode([]).hex() == "3fc907"
+
+
+_HEADS = [
+    KnownFields([field(b"host", b"app"), field(b"x-plain", b"a"), field(b"date", b"now")]),
+    KnownFields([field(b"x-plain", b"a"), field(b"x-other", b"b" * 40), field(b"x-plain", b"a")]),
+    KnownFields([field(b"authorization", b"secret"), field(b"accept", b"*/*")]),
+    KnownFields([field(b"content-length", b"9" * 130), field(b"x-long", b"c" * 2000)]),
+    KnownFields([NeverIndexed(field(b"x-token", b"never")), field(b"x-plain", b"a")]),
+    KnownFields([field(b"x-plain", b"%d" % number) for number in range(30)]),
+    KnownFields([]),
+]
+_ADDED = [field(b"x-request-id", b"1"), field(b"x-added", b"always"), field(b"x-plain", b"a"), field(b"x-other", b"b" * 40)]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(_HEADS) - 1), st.lists(st.sampled_from(_ADDED), max_size=2), st.sampled_from(["", "", "", "dropped", "turned"]),
+            st.sampled_from([None, None, None, None, 0, 100, 4096]),
+        ),
+        max_size=40,
+    )
+)  # fmt: skip
+def test_known_heads_are_understood_by_the_oracle_whatever_the_table_does(steps: list[tuple[int, list[Field], str, int | None]]) -> None:
+    """Octets that are kept for a head are right as long as they are used: fields are added, taken away or turned round, the table changes and shrinks."""
+    encoder, oracle = Encoder(), hpack.Decoder()
+    oracle.max_allowed_table_size = 4096
+    for number, added, change, size in steps:
+        if size is not None:
+            encoder.resize(size)
+        known = _HEADS[number]
+        fields = [*(known[1:] if change == "dropped" else known[::-1] if change == "turned" else known), *added]
+        assert told(oracle, encoder.encode_known(known, fields, b"")) == [each[:2] for each in fields if each[0] not in NOT_SENT]
+
+
+def test_a_head_that_comes_again_is_kept_when_all_of_it_is_settled() -> None:
+    encoder = Encoder()
+    plain, secret = KnownFields([field(b"x-plain", b"a"), field(b"date", b"now")]), KnownFields([field(b"authorization", b"secret")])
+    blocks = [encoder.encode_known(plain, [*plain], b"") for _ in range(4)]
+    # A literal, a literal that enters the table, and from then on the reference to it.
+    assert len(blocks[0]) >= len(blocks[1]) > len(blocks[2]) == len(blocks[3])
+    oracle = hpack.Decoder()
+    for block in blocks:
+        assert told(oracle, block) == [(b"x-plain", b"a"), (b"date", b"now")]
+    for fields in ([*plain, field(b"age", b"1")], plain[1:], plain[::-1], [*plain, *plain], [], [field(b"age", b"1"), *plain]):
+        assert told(oracle, encoder.encode_known(plain, fields, b"")) == [each[:2] for each in fields]
+    for _ in range(4):
+        encoder.encode_known(secret, [*secret], b"")
+    assert [kept[1] for kept in encoder._known.values()] == [blocks[3], None]
+    encoder.encode([field(b"x-new", b"1")] * 2)  # enters the table
+    assert not encoder._known
+
+
+def test_the_memory_of_heads_is_bounded() -> None:
+    encoder = Encoder()
+    heads = [KnownFields([field(b"date", b"%d" % number)]) for number in range(2 * KNOWN_HEADS)]
+    for head in heads:
+        encoder.encode_known(head, [*head], b"")
+    assert len(encoder._known) <= KNOWN_HEADS
