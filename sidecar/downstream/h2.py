@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from sidecar.codec import websocket
 from sidecar.codec.h2.connection import H2Connection
-from sidecar.codec.h2.events import ConnectionFailed, HeadRefused, PingAcked, StreamReset
+from sidecar.codec.h2.events import ConnectionFailed, HeadMalformed, HeadRefused, PingAcked, StreamReset
 from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID, NO_ERROR
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.downstream.h2_stream import H2ServerStream
@@ -197,6 +197,9 @@ class H2ServerConnection:
             self._lose(stream_id, error)
         elif kind is HeadRefused:
             self._answer_unread(stream_id, event)
+        elif kind is HeadMalformed:
+            # The reset says all that the client is told; the record says it to us.
+            self._refuse(self, DownstreamError(event.reason), self.runtime.seconds(), event.request)
         elif kind is PingAcked:
             self._pinged_at = None
             if event.payload == _DRAIN_PING and self._drain_state == ANNOUNCED:

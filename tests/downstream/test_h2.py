@@ -6,7 +6,7 @@ import gc
 
 from zope.interface.verify import verifyObject
 
-from sidecar.codec.h2.frames import GOAWAY, LARGEST_STREAM_ID
+from sidecar.codec.h2.frames import GOAWAY, LARGEST_STREAM_ID, RST_STREAM
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.websocket import accept_of
 from sidecar.downstream.h2 import DRAIN_ROUND_TRIP_SECONDS, FREE_STREAMS, LINGER_SECONDS, STALL_SECONDS
@@ -16,6 +16,7 @@ from sidecar.headers import Headers
 from sidecar.interfaces import IDownstreamStream
 from sidecar.model import HTTP2Options, HTTPLimits, PoolLimits
 from sidecar.proxy.replies import text_reply
+from tests.codec.h2.peers import GET as PLAIN_GET, frames, headers
 from tests.memory import OK, World, body_of
 from tests.memory_h2 import H2Client, request
 
@@ -180,6 +181,21 @@ def test_head_that_is_too_large_is_answered_in_the_callers_own_form() -> None:
     assert client.head(silent).status == 431 and client.head(silent).end_stream and not client.body(silent)
     records = [(each.method, each.grpc_status) for each in world.records]
     assert records == [("POST", 8), ("HEAD", None)]
+
+
+def test_malformed_heads_are_recorded() -> None:
+    """The client gets a reset and no answer; whoever looks for the request at night finds it with its reason, and the connection goes on."""
+    world = answering()
+    client = H2Client(world)
+    upper = headers(101, [*PLAIN_GET, (b"X-Upper", b"1")])
+    short = headers(103, [(b":method", b"POST"), *PLAIN_GET[1:], (b"content-length", b"5")])
+    client.transport.protocol.dataReceived(upper + short)
+    resets = [(kind, stream) for kind, _, stream, _ in frames(client.transport.take())]
+    assert resets == [(RST_STREAM, 101), (RST_STREAM, 103)] and not client.transport.closing
+    records = [(each.method, each.status, each.code, each.side) for each in world.records]
+    assert records == [("GET", 400, "bad-request", "downstream"), ("POST", 400, "bad-request", "downstream")]
+    assert "upper" in world.records[0].detail.lower() and "Content-Length" in world.records[1].detail
+    assert world.http.active == 0
 
 
 # -- flow control --------------------------------------------------------------------------------------------------------------------------------

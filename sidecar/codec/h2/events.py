@@ -43,6 +43,19 @@ class HeadRefused:
         return f"<HeadRefused {self.error}>"
 
 
+class HeadMalformed:
+    """What came as a request's head is none (RFC 9113, section 8.1.1). Its stream was reset and never began: this is to be recorded, not answered."""
+
+    __slots__ = ("reason", "request")
+
+    def __init__(self, reason: str, request: RequestHead) -> None:
+        self.reason = reason
+        self.request = request
+
+    def __repr__(self) -> str:
+        return f"<HeadMalformed {self.reason!r}>"
+
+
 class SettingsChanged:
     """The peer's SETTINGS are in force and acknowledged; see `H2Connection.peer`. The first one ends the peer's preface."""
 

@@ -65,7 +65,7 @@ from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 from sidecar.codec.known import KnownFields
 from sidecar.errors import HeadTooLarge
 from sidecar.headers import Field, Headers
-from sidecar.message import END, End, ResponseHead
+from sidecar.message import END, End, RequestHead, ResponseHead
 
 Events = list[tuple[int, Any]]
 
@@ -233,8 +233,7 @@ class ReceivingHalf(SendingHalf):
                 self._weigh(fields, block)
                 parts = read_request(fields, self.connect_protocol)
             except Malformed as problem:
-                self.counters["heads_malformed"] += 1
-                self._reset_unknown(stream_id, PROTOCOL_ERROR, str(problem))
+                self._refuse_head(stream_id, str(problem), outline(fields), events)
                 return
             except HeadTooLarge as problem:
                 too_large = problem
@@ -261,11 +260,15 @@ class ReceivingHalf(SendingHalf):
         elif head.content_length is not None:
             if end and head.content_length:
                 del self._streams[stream_id]
-                self.counters["heads_malformed"] += 1
-                self._reset_unknown(stream_id, PROTOCOL_ERROR, "Content-Length promises a body that does not come")
+                self._refuse_head(stream_id, "Content-Length promises a body that does not come", head, events)
                 return
             stream.remaining = head.content_length
         events.append((stream_id, head))
+
+    def _refuse_head(self, stream_id: int, reason: str, request: RequestHead, events: Events) -> None:
+        self.counters["heads_malformed"] += 1
+        self._reset_unknown(stream_id, PROTOCOL_ERROR, reason)
+        events.append((stream_id, happened.HeadMalformed(reason, request)))
 
     def _refuse_stream(self, stream_id: int) -> None:
         self.counters["streams_refused"] += 1
