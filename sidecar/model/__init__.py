@@ -32,6 +32,7 @@ from sidecar.model.health import (
     HealthCheck as HealthCheck,
 )
 from sidecar.model.resilience import (
+    EJECTION_PERCENT as EJECTION_PERCENT,
     RETRY_ATTEMPTS as RETRY_ATTEMPTS,
     Backoff as Backoff,
     CircuitBreakers as CircuitBreakers,

@@ -27,6 +27,9 @@ RetryOn = Literal[
     "resource-exhausted",
     "unavailable",
 ]
+# Of a cluster's endpoints: so many that several may be ill at the same time (of up to ten endpoints Envoy's 10 lets one go), so few that at least half are left, and no
+# ejection makes the rest panic.
+EJECTION_PERCENT = 33
 RETRY_ATTEMPTS = 20  # of one request, whoever asks for how many: what a failing cluster is made to bear for one caller is bounded
 
 
@@ -123,7 +126,7 @@ class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's. Counts of 0 switch a detector
+    """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's but for `max_ejection_percent` (10 there). Counts of 0 switch a detector
     off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
     `successful_active_health_check_uneject_host`: an active check that passes ends an ejection.
     """
@@ -136,7 +139,7 @@ class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     base_ejection_time: Duration = 30.0
     max_ejection_time: Duration = 300.0
     max_ejection_time_jitter: Duration = 0.0
-    max_ejection_percent: Percent = 10
+    max_ejection_percent: Percent = EJECTION_PERCENT
     enforcing_success_rate: Percent = 100
     success_rate_minimum_hosts: Count = 5
     success_rate_request_volume: Count = 100

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sidecar.cluster.health import Health, OutlierJudge
-from sidecar.model import OutlierDetection
+from sidecar.model import EJECTION_PERCENT, OutlierDetection
 
 
 class Judged:
@@ -197,3 +197,13 @@ def test_who_is_spared_until_it_is_its_turn() -> None:
     judged.judge.forgive(judged.healths[0], judged.now)
     judged.see(*[500] * 5, at=1)
     assert judged.out == ["1"] and not judged.healths[1].spared
+
+
+@pytest.mark.parametrize("count", range(2, 30))
+def test_as_many_as_may_be_ejected_leave_half(count: int) -> None:
+    """By default: so ejections alone never bring panic about, and of four two may go."""
+    judged = Judged(count, max_ejection_percent=EJECTION_PERCENT)
+    for number in range(count):
+        judged.see(*[500] * 5, at=number)
+    assert count / 4 <= len(judged.out) <= count / 2
+    assert OutlierDetection().max_ejection_percent == EJECTION_PERCENT
