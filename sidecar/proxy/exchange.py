@@ -123,11 +123,11 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         elif idle and now - self._last_moved >= idle:
             self.fail(StreamIdleTimeout(f"nothing moved for {idle:g} s (route {self.route_name})"))
         else:
+            # First of all: whatever goes wrong while another attempt is begun, the request still has its end.
+            self._set_timer(idle)
             looks = self.looks_for_company(now)
-            if not self.finished:
-                self._set_timer(idle)
-                if looks and looks < self.downstream.timer.deadline:
-                    self.downstream.timer.set(looks)
+            if looks and not self.finished and looks < self.downstream.timer.deadline:
+                self.downstream.timer.set(looks)
 
     def _too_late(self, route: RouteRuntime, now: float) -> SidecarError:
         times = self._times
