@@ -41,7 +41,7 @@ BUILT_IN = {
     "certificate-source": ["pem-files"],
     "connection-filter": ["address-list"],
     "discovery": ["consul", "dns", "file", "kubernetes", "static"],
-    "filter": ["adaptive-concurrency", "fault", "grpc-web", "headers"],
+    "filter": ["adaptive-concurrency", "cors", "fault", "grpc-web", "headers"],
     "health-check": ["grpc", "http", "tcp"],
     "rate-limiter": ["token-bucket"],
     "retry-policy": ["conditions"],
@@ -202,7 +202,7 @@ def test_wrong_declarations(make: Callable[..., str], declaration: str, sentence
 @pytest.mark.parametrize(
     ("kind", "name", "sentence"),
     [
-        ("filter", "haeders", "no filter is named 'haeders'; known: adaptive-concurrency, fault, "),
+        ("filter", "haeders", "no filter is named 'haeders'; known: adaptive-concurrency, cors, fault, "),
         ("filtre", "headers", "there is no kind 'filtre'; the kinds are access-log, "),
     ],
 )

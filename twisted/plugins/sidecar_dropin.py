@@ -44,6 +44,12 @@ headers = Extension(
     target="sidecar.filters.header_edits.HeaderEdits",
     summary="sets, adds and removes header fields of requests and responses",
 )
+cors = Extension(
+    kind="filter",
+    name="cors",
+    target="sidecar.filters.cors.Cors",
+    summary="answers browsers' preflight requests and says which origins may read answers",
+)
 fault = Extension(
     kind="filter",
     name="fault",
