@@ -24,7 +24,6 @@ from sidecar.discovering import Discoveries, register_discovery_metrics
 from sidecar.downstream.chain_match import Candidate
 from sidecar.downstream.first_bytes import FirstBytes
 from sidecar.downstream.h1 import H1ServerConnection
-from sidecar.downstream.h2 import H2ServerConnection
 from sidecar.downstream.listener import ChainRuntime, ListenerRuntime
 from sidecar.downstream.tcp import TCPServerConnection
 from sidecar.errors import ConfigError, Problem, SidecarError
@@ -293,7 +292,9 @@ class Sidecar:
         def make_h1(closed: Callable[[Any], None]) -> H1ServerConnection:
             return H1ServerConnection(http, limits, begin, refuse, closed, scheme, settings.half_close == "answer")
 
-        def make_h2(closed: Callable[[Any], None]) -> H2ServerConnection:
+        def make_h2(closed: Callable[[Any], None]) -> Any:
+            from sidecar.downstream.h2 import H2ServerConnection  # with the first who speaks it
+
             connection = H2ServerConnection(http, limits, settings.http2, begin, refuse, closed, scheme, h2.limits)
             h2.count(connection)
             return connection

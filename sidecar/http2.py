@@ -8,10 +8,8 @@ from typing import Any
 
 import msgspec
 
-from sidecar.codec.h2.limits import H2Limits
-from sidecar.codec.h2.receiving import COUNTERS
+from sidecar.codec.h2.limits import COUNTERS, H2Limits
 from sidecar.model import Cluster, DownstreamTLS, FilterChain, HTTP2Options, UpstreamTLS
-from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.pool import Connector
 
 # What is offered by ALPN, in our order of preference (RFC 7301), for each choice of protocol.
@@ -73,6 +71,9 @@ def multiplex(connector: Connector, cluster: Cluster, reactor: Any, timer: Calla
     """Let the connector speak HTTP/2 where its cluster does; what its connections then have in common."""
     if cluster.protocol != "h2" and not (cluster.protocol == "auto" and connector.is_secure):
         return None
+    # Nor is HTTP/2's code in memory where nobody speaks it (1.3 MiB with the listeners' side).
+    from sidecar.upstream.multiplex import Multiplexer
+
     h2 = H2Side(cluster.http2, cluster.head_bytes, cluster.head_fields)
     is_negotiated = cluster.protocol == "auto"
     later = partial(reactor.callLater, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -208,3 +210,9 @@ def test_bytes_that_are_no_request_are_recorded_once() -> None:
     client.receive(b"nonsense\r\n\r\n")
     assert client.take().startswith(b"HTTP/1.1 400 ") and EVENTS == ["log 400"]
     assert sidecar.https[0].bad_requests == 1 and sidecar.https[0].active == 0
+
+
+def test_nobodys_code_is_not_loaded() -> None:
+    """What speaks HTTP/2 is in memory only where somebody does."""
+    code = "import sys, sidecar.service\nprint([name for name in sys.modules if name.startswith('sidecar.codec.h2.co') or name.endswith('.h2')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "['sidecar.codec.h2']"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.interfaces import IUpstreamStream
 from sidecar.upstream.endpoint import EndpointPool, Ticket
-from sidecar.upstream.h2_stream import H2ClientStream
 from sidecar.upstream.picking import picking_failed
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Leaving:
 
     def another(self, pool: EndpointPool, owner: Any, tried: tuple[Any, ...]) -> EndpointPool:
         """An endpoint in the place of one that left; the same one when there is no other."""
-        # A stream that a server refused asks for its exchange.
-        exchange = owner.owner if isinstance(owner, H2ClientStream) else owner
+        # A stream that a server refused asks for its exchange; everybody else asks for a stream.
+        exchange = getattr(owner, "owner", owner) if IUpstreamStream.providedBy(owner) else owner
         try:
             other: Any = self._connector.pick(exchange, tried)
         except BaseException:

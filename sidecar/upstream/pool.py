@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
@@ -29,7 +29,6 @@ from sidecar.upstream.h1 import READY, H1ClientConnection
 from sidecar.upstream.health import EndpointWatch
 from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
-from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.picking import better_untried, has_other, observer_of, picking_failed, why_not_picked
 from sidecar.upstream.priorities import most_connections, why_not_wait
 from sidecar.upstream.raw import RawConnection, dial
@@ -37,6 +36,9 @@ from sidecar.upstream.replay import is_sent_again
 from sidecar.upstream.secure import UpstreamSecurity
 from sidecar.upstream.shown import shown
 from sidecar.upstream.usage import Usage
+
+if TYPE_CHECKING:
+    from sidecar.upstream.multiplex import Multiplexer
 
 _log = Logger(namespace="sidecar.upstream")
 

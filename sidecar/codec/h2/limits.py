@@ -8,6 +8,24 @@ import attrs
 
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 
+# What one connection counts, beside its octets.
+COUNTERS = (
+    "resets_received",
+    "resets_provoked",
+    "streams_refused",
+    "streams_ignored",
+    "heads_too_large",
+    "heads_malformed",
+    "endless_heads",
+    "empty_data",
+    "pings",
+    "settings",
+    "ignored_frames",
+    "window_updates",
+    "floods",
+    "connection_errors",
+)
+
 
 @attrs.frozen
 class H2Limits:

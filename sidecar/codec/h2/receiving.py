@@ -39,7 +39,7 @@ from sidecar.codec.h2.frames import (
     reset_frame,
     window_update_frame,
 )
-from sidecar.codec.h2.limits import Budget, H2Limits
+from sidecar.codec.h2.limits import COUNTERS, Budget, H2Limits
 from sidecar.codec.h2.sending import SendingHalf
 from sidecar.codec.h2.streams import (
     AFTER,
@@ -78,23 +78,6 @@ INFORMATIONAL_HEADS = 32
 BLOCK_EXCESS = 4
 # Gaps in the peer's stream ids that are remembered, to tell an id that was passed over from one that was used.
 REMEMBERED_GAPS = 16
-
-COUNTERS = (
-    "resets_received",
-    "resets_provoked",
-    "streams_refused",
-    "streams_ignored",
-    "heads_too_large",
-    "heads_malformed",
-    "endless_heads",
-    "empty_data",
-    "pings",
-    "settings",
-    "ignored_frames",
-    "window_updates",
-    "floods",
-    "connection_errors",
-)
 
 
 class Violation(Exception):
