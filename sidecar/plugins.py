@@ -14,7 +14,6 @@ are modules beside the plugin files. Twisted's own
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -296,6 +295,8 @@ def _imported(found: Found) -> Any:
 def _how_to_install(missing: str, module_name: str) -> str:
     """What to do about a missing module: the extra of the plugin's own distribution that brings it, else the package itself."""
     package = re.sub(r"[-_.]+", "-", missing.partition(".")[0]).lower()
+    import importlib.metadata  # half a megabyte, for who misses something
+
     for distribution in importlib.metadata.packages_distributions().get(module_name.partition(".")[0], ()):
         for requirement in importlib.metadata.requires(distribution) or ():
             extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
