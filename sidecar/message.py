@@ -69,13 +69,10 @@ class ResponseHead(msgspec.Struct, eq=False, gc=False):
         return f"<ResponseHead {self.status} {self.headers!r} length={self.content_length} end={self.end_stream}>"
 
 
-class End:
+class End(msgspec.Struct, eq=False, gc=False):
     """The end of a message with a body. `trailers` is None when there are none."""
 
-    __slots__ = ("trailers",)
-
-    def __init__(self, trailers: Headers | None = None) -> None:
-        self.trailers = trailers
+    trailers: Headers | None = None
 
     def __repr__(self) -> str:
         return f"<End {self.trailers!r}>"

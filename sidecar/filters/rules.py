@@ -16,6 +16,8 @@ from sidecar.verdicts import ALLOW, Allow, Deny, Shadow
 KNOWN_ANSWERS = 512
 KNOWN_PATH_BYTES = 128
 
+_QUESTION_MARK = ord("?")  # looking for b"?" in octets makes an error first, because it is no number
+
 
 @implementer(IAuthorizer)
 class Rules:
@@ -43,7 +45,7 @@ class Rules:
         request = exchange.request
         principal = exchange.principal
         path = request.path
-        if b"?" in path:
+        if _QUESTION_MARK in path:
             path = path[: path.index(b"?")]
         known = self._known
         if known is None or len(path) > KNOWN_PATH_BYTES:

@@ -14,6 +14,8 @@ from sidecar.routing.domains import DomainMap
 from sidecar.routing.match import HeadTest, PathTest, compile_path, compile_tests
 from sidecar.routing.normalize import wire_prefix
 
+_QUESTION_MARK = ord("?")  # looking for b"?" in octets makes an error first, because it is no number
+
 
 class RouteEntry:
     """One route with its compiled tests. `compiled` belongs to whoever assembles the runtime; it is not looked at here.
@@ -73,7 +75,7 @@ class Table:
         if routes.always is not None:
             return routes.always
         path = head.path
-        if b"?" in path:
+        if _QUESTION_MARK in path:
             path = path[: path.index(b"?")]
         for entry in routes.entries:
             prefix = entry.prefix

@@ -173,7 +173,10 @@ class H2ClientStream:
                 self.held += len(event)  # type: ignore[arg-type]
                 owner.response_data(event)
             elif kind is ResponseHead:
-                self._response_head(owner, event)
+                self.replay = None
+                if event.end_stream or event.status == 101:  # type: ignore[union-attr]
+                    self._head_is_last(event)
+                owner.response_head(event)
             else:
                 self.held = 0  # no credit is due behind the end
                 if self.request_done:
@@ -185,15 +188,14 @@ class H2ClientStream:
             # A writer refused what filters made of the message.
             owner.fail(error)
 
-    def _response_head(self, owner: Any, head: Any) -> None:
-        self.replay = None
+    def _head_is_last(self, head: Any) -> None:
+        """No body follows this head, or a tunnel does."""
         if head.status == 101:
             if self.key is not None:
                 head.headers.fields = [each for each in head.headers.fields if each[0] != websocket.ACCEPT]
                 head.headers.fields.append(websocket.accept_field(self.key))
         elif head.end_stream and head.status >= 200:
             self._connection.finish(self)
-        owner.response_head(head)
 
     # -- a second try ----------------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from sidecar.codec.h2.limits import H2Limits
 from sidecar.errors import UpstreamError
 from sidecar.model import HTTP2Options
 from sidecar.upstream.h1 import H1ClientConnection
-from sidecar.upstream.h2 import H2ClientConnection
+from sidecar.upstream.h2 import READY, H2ClientConnection
 from sidecar.upstream.h2_stream import H2ClientStream
 
 
@@ -56,8 +56,8 @@ class Multiplexer:
     def serve(self, pool: Any, owner: Any) -> bool:
         """Give the exchange a stream, if a connection has room."""
         for connection in self._shared.get(pool, ()):
-            if connection.has_room:
-                # `_give`, without the call.
+            # `has_room` and `_give`, without the calls.
+            if connection.state is READY and connection.reserved < connection.most and connection.h2.can_open_stream():
                 pool.active += 1
                 pool.requests += 1
                 owner.upstream_ready(connection.attach(owner))

@@ -292,11 +292,6 @@ def write_response(head: ResponseHead, encoder: Encoder) -> bytes:
     return encoder.encode(head.headers.fields, start) if known is None else encoder.encode_known(known, head.headers.fields, start)
 
 
-def write_trailers(trailers: Headers, encoder: Encoder) -> bytes:
-    """The block of trailers."""
-    return encoder.encode(trailers.fields)
-
-
 def request_head(parts: RequestParts, end: bool) -> RequestHead:
     """A head of its own from parts that may be shared."""
     method, path, authority, scheme, fields, length, upgrade, expects = parts

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from sidecar.codec.h2.encoder import Encoder
-from sidecar.codec.h2.fields import write_request, write_response, write_trailers
+from sidecar.codec.h2.fields import write_request, write_response
 from sidecar.codec.h2.frames import (
     CONTINUATION,
     DATA,
@@ -407,7 +407,7 @@ class SendingHalf:
             flags = 0
 
     def _write_end(self, stream: Stream, trailers: Headers | None) -> None:
-        if trailers is not None and trailers.fields and (block := write_trailers(trailers, self._encoder)):
+        if trailers is not None and trailers.fields and (block := self._encoder.encode(trailers.fields)):
             self._write_block(stream, block, _LAST_HEAD)
         elif stream.batch == self._batch:
             out = self._out
