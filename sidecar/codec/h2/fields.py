@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from operator import itemgetter
 
 from sidecar.codec.h2.encoder import Encoder, Line
 from sidecar.codec.h2.tables import ENTRY_OVERHEAD, NeverIndexed
@@ -54,6 +55,7 @@ _NEVER_IN_TRAILERS = frozenset(_KINDS) | {
     b"forwarded",
 }
 
+_line = itemgetter(2)
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_scheme = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*").fullmatch
 # host[:port] without user information, which RFC 9113, section 8.3.1, forbids.
@@ -94,8 +96,8 @@ def weigh(fields: list[Field], octets: int, count: int) -> None:
 def weight(head: RequestHead) -> int:
     """What the head weighs for its receiver (RFC 9113, section 6.5.2), to the few octets by which pseudo-header fields may differ."""
     # A line has ": " and CRLF besides name and value.
-    lines = [len(line) for _, _, line in head.headers.fields]
-    return sum(lines) + (ENTRY_OVERHEAD - 4) * len(lines) + 3 * (ENTRY_OVERHEAD + 8) + len(head.method) + len(head.path) + len(head.scheme)
+    fields = head.headers.fields
+    return sum(map(len, map(_line, fields))) + (ENTRY_OVERHEAD - 4) * len(fields) + 3 * (ENTRY_OVERHEAD + 8) + len(head.method) + len(head.path)
 
 
 def _sort_out(fields: list[Field], allowed: frozenset[bytes]) -> _Sorted:

@@ -206,3 +206,18 @@ def test_a_changed_table_size_is_told_before_the_first_field() -> None:
         encoder = Encoder()
         encoder.resize(0)
         assert write(head, encoder)[:1] == b"\x20"  # type: ignore[operator]
+
+
+def test_what_a_head_weighs_for_its_receiver() -> None:
+    """RFC 9113, section 6.5.2; a few octets do not matter."""
+    head = RequestHead(b"POST", b"/a?b", b"app.example", Headers.of([(b"host", b"app.example"), (b"x-a", b"b" * 50)]), 20, b"https")
+    pairs = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/a?b"), (b":authority", b"app.example"), (b"x-a", b"b" * 50)]
+    assert abs(heads.weight(head) - sum(len(name) + len(value) + 32 for name, value in pairs)) < 16
+
+
+def test_the_outline_of_a_head_that_is_not_taken() -> None:
+    """Its first content-type, if that is well-formed; a method that is none is left out."""
+    rows = [(b":method", b"PUT"), (b"content-type", b"application/grpc"), (b"content-type", b"b"), (b"x-a", b"c")]
+    outline = heads.outline([received_field(*each) for each in rows])
+    assert outline.method == b"PUT" and list(outline.headers) == [(b"content-type", b"application/grpc")]
+    assert heads.outline([received_field(b":method", b"a b"), received_field(b"content-type", b"\x00")]).headers.fields == []
