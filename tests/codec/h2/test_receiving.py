@@ -260,3 +260,16 @@ def test_a_body_that_comes_whole_has_no_window() -> None:
     small = server(H2Limits(stream_window=65_535, frame_octets=16_384))
     data = headers(1, POST, 4) + frame(DATA, 0, 1, bytes(16_384)) * 3 + frame(DATA, 1, 1, bytes(16_384))
     assert any(isinstance(event, StreamReset) and event.code == FLOW_CONTROL_ERROR for _, event in small.receive(data, 0.0))
+
+
+def test_a_head_that_comes_again_is_known_by_fields_that_stay_as_they_are() -> None:
+    """Writers keep octets by these fields, so whatever is made of one head's fields must not change them."""
+    connection = server()
+    block = b"\x82\x86\x84\x01\x01a\x00\x01x\x01y"
+    heads = [connection.receive(frame(HEADERS, 5, stream_id, block), 0.0)[0][1] for stream_id in (1, 3, 5, 7)]
+    known = heads[-1].known
+    assert heads[0].known is None and known is not None and heads[-2].known is known
+    before = [*known]
+    heads[-2].headers.fields.append((b"x-added", b"1", b"x-added: 1\r\n"))
+    heads[-1].headers.remove(b"host")
+    assert known == before == connection.receive(frame(HEADERS, 5, 9, block), 0.0)[0][1].headers.fields
