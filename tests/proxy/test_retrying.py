@@ -54,6 +54,22 @@ def test_a_bad_answer_is_not_seen_by_the_client() -> None:
     assert world.connector.retries == 0 and world.connector.counters["retries"] == 1
 
 
+def test_what_attempts_need_is_made_when_one_fails() -> None:
+    """A GET with no time for each attempt keeps nothing until it must be sent again, and adds its share of saved retries once."""
+    for head, is_kept in ((GET, False), (POST, True)):
+        world = Retried()
+        rules = world.route.retry
+        rules.saved, rules.save_limit, rules.save_share = 0.0, 9.0, 2.0
+        _, app = world.send(head)
+        assert (world.exchanges[0]._retry is not None) == is_kept and rules.saved == 2.0
+        app.receive(BAD)
+        assert is_kept or world.exchanges[0]._retry.attempt == 2
+        assert rules.saved == 2.0
+    world = Retried(per_try_timeout=1.0)
+    world.send(GET)
+    assert world.exchanges[0]._retry is not None
+
+
 def test_connections_that_fail_go_elsewhere() -> None:
     """Also a POST, because nothing of it has gone anywhere; its body arrives once, whole."""
     world = Retried(auto=False)
