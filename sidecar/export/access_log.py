@@ -16,6 +16,7 @@ from sidecar.interfaces import IAccessLog, IPluginLifecycle
 from sidecar.record import ExchangeRecord
 
 _FIELDS = ExchangeRecord.__struct_fields__
+_MILLISECONDS = tuple(b'%03dZ",' % number for number in range(1000))  # how the time ends, and what follows
 
 
 @implementer(IAccessLog, IPluginLifecycle)
@@ -63,4 +64,4 @@ class JSONLines:
             self._second = second
             self._begin = datetime.fromtimestamp(second, UTC).strftime('{"time":"%Y-%m-%dT%H:%M:%S.').encode()
         # What the encoder gives begins with "{"; the time (RFC 3339, cut to the millisecond) is put before its first field.
-        self._write(b'%b%03dZ",%b\n' % (self._begin, (started - second) * 1000, json_line(chosen)[1:]))
+        self._write(b"".join((self._begin, _MILLISECONDS[int((started - second) * 1000)], json_line(chosen)[1:], b"\n")))
