@@ -59,9 +59,9 @@ def test_it_stays_until_it_is_ended_and_leaves_no_process(tmp_path: Path, number
         assert ports and all(map(is_open, ports))
     finally:
         demo.send_signal(number)
-        status = demo.wait(20)
+        status = demo.wait(60)
     assert status == (0 if number == signal.SIGINT else -number)
-    wait_until(lambda: not any(map(is_open, ports)), "all children ended", 10)
+    wait_until(lambda: not any(map(is_open, ports)), "all children ended", 60)
 
 
 def test_a_child_that_dies_shows_what_it_wrote(tmp_path: Path, mesh_module: ModuleType) -> None:
