@@ -109,6 +109,9 @@ class Record:
 
 Check = Callable[[Record], None]
 
+# Keys that stand in one form of the file and were met in the other: what is said of them, after the key.
+STRAYED_KEYS: dict[type, dict[str, str]] = {}
+
 
 class Conversion:
     """One walk over one document. `problems` grows while it goes; `records` holds every struct met, outermost first.
@@ -227,6 +230,10 @@ class Conversion:
     def _unknown_key(self, key: ScalarNode, fields: Mapping[str, mi.Field], wanted: mi.StructType | mi.DataclassType, path: str) -> None:
         if any(each.encode_name == key.value for each in wanted.fields):
             self.report(key, "this is filled in by the sidecar and cannot be written", join(path, key.value))
+            return
+        strayed = STRAYED_KEYS.get(wanted.cls, {}).get(key.value)
+        if strayed is not None:
+            self.report(key, f"{key.value!r} {strayed}", join(path, key.value))
             return
         suggestion = did_you_mean(key.value, fields)
         expected = "" if suggestion else f"; expected {listing(fields)}" if fields else "; no key is expected here"

@@ -25,8 +25,13 @@ PLACEHOLDER_ADDRESS = "127.0.0.1:0"  # stands for an address that is missing or 
 
 
 def is_short(root: MappingNode) -> bool:
-    """Is this file written in the short form? It is when a key stands in it that only the short form has."""
-    return any(key.value in SHORT_KEYS for key, _ in root.value)
+    """Is this file written in the short form? It is when a key stands in it that only the short form has; without `service`, which that form must have, keys of
+    the full form show that one of the others strayed into it.
+    """
+    keys = {key.value for key, _ in root.value}
+    if "service" in keys or not keys & SHORT_KEYS.keys():
+        return bool(keys & SHORT_KEYS.keys())
+    return "node" not in keys and (not keys & set(FULL_KEYS) or bool(keys & {"inbound", "outbound"}))
 
 
 def service_hosts(name: str, namespace: str) -> list[str]:

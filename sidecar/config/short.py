@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 
 from sidecar.address import Address
 from sidecar.config.checks import CHECKS, EXACTLY_ONE, PLACES, node, plugin_ref
-from sidecar.config.convert import Check, Record
+from sidecar.config.convert import STRAYED_KEYS, Check, Record
 from sidecar.config.suggest import listing
 from sidecar.model import (
     DRAIN_SECONDS,
@@ -17,6 +17,7 @@ from sidecar.model import (
     Certificate,
     CircuitBreakers,
     Cluster,
+    Config,
     Duration,
     Endpoint,
     HealthCheck,
@@ -39,7 +40,19 @@ from sidecar.model.health import AtLeastOne, Port, Positive
 
 # Kinds under `extensions`, and what becomes of them. The others stand where they are used: `balancer` of a service, `source` of the identity.
 LISTED_KINDS = ("connection-filter", "authenticator", "authorizer", "rate-limiter", "filter", "access-log", "tracer", "span-exporter")
-SHORT_KEYS = {"service", "namespace", "trust_domain", "locality", "identity", "inbound", "outbound", "extensions", "access_log", "tracing"}
+# The keys that only the short form has, and what stands in their place in the full form.
+SHORT_KEYS = {
+    "service": "`node.service`",
+    "namespace": "`node.namespace`",
+    "trust_domain": "`node.trust_domain`",
+    "locality": "`node.locality`",
+    "identity": "`certificates`, and `tls` of filter chains and clusters",
+    "inbound": "`listeners`, `route_tables` and `clusters`",
+    "outbound": "`listeners`, `route_tables` and `clusters`",
+    "extensions": "`connection_filters` of a listener and `http_filters` of its HTTPManager",
+    "access_log": "`access_logs` of an HTTPManager",
+    "tracing": "`tracing` of an HTTPManager",
+}
 
 # The keys of a short health check that are its plugin's own, by type.
 HEALTH_CHECK_KEYS = {"http": ("path", "host", "expected_statuses"), "grpc": ("service",), "tcp": ()}
@@ -229,4 +242,8 @@ SHORT_PLACES: dict[tuple[str, str], tuple[str, ...]] = {
     ("ShortForm", "extensions"): LISTED_KINDS,
 }
 PLACES.update(SHORT_PLACES)
+STRAYED_KEYS[Config] = {
+    key: f"is a key of the short form, and without `service` this file is in the full form; there it is {place}" for key, place in SHORT_KEYS.items()
+}
+STRAYED_KEYS[ShortForm] = {"node": "is a key of the full form; in the short form its keys stand at the top: `service`, `namespace`, `trust_domain`, `locality`"}
 EXACTLY_ONE[Service] = ("endpoints", "dns", "endpoints_file", "discovery")
