@@ -9,7 +9,7 @@ import click
 from cryptography import x509
 
 from sidecar.identity.authority import AUTHORITY_DAYS, CERTIFICATE_FILE, WORKLOAD_DAYS, Authority
-from sidecar.identity.certificate import CertificateFacts, facts_of, span, when
+from sidecar.identity.certificate import UNREADABLE, CertificateFacts, facts_of, span, when
 from sidecar.identity.files import PRIVATE, PUBLIC, replace_file
 from sidecar.identity.material import Material, is_key_of
 from sidecar.identity.spiffe import SpiffeId
@@ -91,7 +91,7 @@ def show(file: Path, key: Path | None, trust: Path | None) -> None:
         certificates = x509.load_pem_x509_certificates(content)
     except OSError as error:
         raise click.ClickException(_sentence(error)) from None
-    except ValueError:
+    except UNREADABLE:
         what = (
             "a private key, not a certificate"
             if b"PRIVATE KEY-----" in content

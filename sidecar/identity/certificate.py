@@ -17,6 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from sidecar.identity.spiffe import SpiffeId
 
+# What reading a certificate raises when it is of a kind that the library does not know: a peer can write anything, and OpenSSL accepts more. None of the three
+# has a class in common with the others but `Exception`.
+UNREADABLE = (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
+
 KNOWN_CERTIFICATES = 512  # kept by `facts_of`, about 4 KiB each, so 2 MiB; with more peers than this they are parsed again, 100 us each
 
 # RFC 4514 section 2.4: any octet may be written as a backslash and two hex digits. These are what could end a quoted string or a line, or is not ASCII.
@@ -60,7 +64,7 @@ class CertificateFacts:
 
 
 def facts_of(certificate: x509.Certificate) -> CertificateFacts:
-    """The facts of `certificate`; the same object again for the same octets, as long as it is remembered."""
+    """The facts of `certificate`; the same object again for the same octets, as long as it is remembered. Raises one of `UNREADABLE` when it has none."""
     return _facts_of_der(certificate.public_bytes(Encoding.DER))
 
 
@@ -109,7 +113,7 @@ def _names(certificate: x509.Certificate) -> tuple[SpiffeId | None, str, tuple[s
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return None, "has no SPIFFE ID (no subject alternative names at all)", ()
-    except ValueError as error:  # other extensions are parsed on the way: a peer can write anything there
+    except UNREADABLE as error:  # other extensions are parsed on the way
         return None, f"has extensions that cannot be read ({error})", ()
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     dns_names = tuple(map(_printable, names.get_values_for_type(x509.DNSName)))
@@ -126,7 +130,7 @@ def _names(certificate: x509.Certificate) -> tuple[SpiffeId | None, str, tuple[s
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return False
 
 

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from sidecar.facts import TLSFacts
-from sidecar.identity.certificate import CertificateFacts, facts_of
+from sidecar.identity.certificate import UNREADABLE, CertificateFacts, facts_of
 from sidecar.identity.failures import explain_handshake_failure, is_refusal_by_peer
 from sidecar.identity.material import Material
 from sidecar.identity.peers import check_downstream_peer, check_upstream_peer
@@ -162,13 +162,13 @@ def _note_problem(connection: SSL.Connection, certificate: crypto.X509, code: in
         return True
     try:
         facts = facts_of(certificate.to_cryptography())
-    except ValueError:  # a stranger's octets: OpenSSL reads things that the other library does not
-        facts = _UNREADABLE
+    except UNREADABLE:  # a stranger's octets
+        facts = _NO_FACTS
     connection.set_app_data(VerifyProblem(code, depth, facts))
     return False
 
 
-_UNREADABLE = CertificateFacts(None, "cannot be read", "", "", "", 0.0, 0.0, (), "", False, b"")
+_NO_FACTS = CertificateFacts(None, "cannot be read", "", "", "", 0.0, 0.0, (), "", False, b"")
 
 
 def _alpn_choice(ours: tuple[bytes, ...]) -> Any:

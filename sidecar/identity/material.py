@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import crypto
 
-from sidecar.identity.certificate import CertificateFacts, facts_of, span, when
+from sidecar.identity.certificate import UNREADABLE, CertificateFacts, facts_of, span, when
 from sidecar.identity.reasons import VerifyProblem
 from sidecar.identity.spiffe import SpiffeId
 
@@ -99,7 +99,7 @@ def is_key_of(key: bytes, certificate: x509.Certificate) -> bool:
 def _load_certificates(pem: bytes, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except UNREADABLE:
         # The library's own sentence speaks of its parser; what a person can check is whether the file is what it should be.
         raise ValueError(f"the {what} is not PEM (a block from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE----- that can be read)") from None
 

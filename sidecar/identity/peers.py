@@ -11,7 +11,7 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from sidecar.errors import HandshakeFailed, SidecarError, UpstreamHandshakeFailed
 from sidecar.facts import TLSFacts
-from sidecar.identity.certificate import CertificateFacts, facts_of, when
+from sidecar.identity.certificate import UNREADABLE, CertificateFacts, facts_of, when
 from sidecar.identity.terms import Terms, is_ip, terms_of
 
 
@@ -53,7 +53,7 @@ def _peer(connection: SSL.Connection, terms: Terms, they: str, failed: type[Side
     try:
         certificate = connection.get_peer_certificate(as_cryptography=True)
         return None if certificate is None else facts_of(certificate)
-    except ValueError as error:  # the peer's octets: OpenSSL accepts some that the other library does not
+    except UNREADABLE as error:
         raise failed(f"{terms.we} refused {they}: its certificate cannot be read ({error})") from None
 
 
@@ -71,8 +71,11 @@ def _workload_problem(connection: SSL.Connection, terms: Terms, peer: Certificat
     elif identity.trust_domain not in terms.trust_domains:
         return f"it showed {text}, expected {terms.expected}"
     # A bundle may hold authorities of several trust domains. One that says which domain it is for must not speak for another (X509-SVID section 4.2).
-    for link in (connection.get_verified_chain(as_cryptography=True) or [])[1:]:
-        authority = facts_of(link)
+    try:
+        authorities = [facts_of(link) for link in (connection.get_verified_chain(as_cryptography=True) or [])[1:]]
+    except UNREADABLE as error:
+        return f"it showed {text}, but the certificate of an authority that vouches for it cannot be read ({error})"
+    for authority in authorities:
         if authority.identity is not None and authority.identity.trust_domain != identity.trust_domain:
             return f"it showed {text}, but the authority {authority.subject} that vouches for it is that of {authority.identity}"
     return ""

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
+import warnings
+from base64 import encodebytes
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from OpenSSL import SSL
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from OpenSSL import SSL, crypto
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -44,10 +51,26 @@ class FixedSource:
         self.is_stopped = True
 
 
+class Stranger:
+    """A client that shows whatever OpenSSL can read, and takes any server. In the place of a `ContextSlot`."""
+
+    def __init__(self, certificate: bytes, key: bytes) -> None:
+        self.context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the other library cannot hold them, which is why they are here
+            self.context.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, certificate))
+            self.context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, key))
+
+    def new_connection(self, transport: socket.socket) -> SSL.Connection:
+        connection = SSL.Connection(self.context, transport)
+        connection.set_connect_state()
+        return connection
+
+
 class Pair:
     """A client and a server over a pair of sockets, stepped by turns in this thread. `client_error`, `server_error`: what their handshakes raised."""
 
-    def __init__(self, client: ContextSlot | None, server: ContextSlot | None) -> None:
+    def __init__(self, client: ContextSlot | Stranger | None, server: ContextSlot | None) -> None:
         self.client_socket, self.server_socket = socket.socketpair()
         self.client_socket.setblocking(False)
         self.server_socket.setblocking(False)
@@ -137,6 +160,25 @@ class Mesh:
         assert isinstance(good, Material)
         return FixedSource(Material(chain, key, self.authority.trust_pem, good.certificate, good.authorities))
 
+    def odd(self, *extensions: tuple[str, bytes], issuer: Authority | None = None, der: tuple[bytes, bytes] = (b"", b"")) -> Stranger:
+        """A client with these extensions (OID, value) in its certificate, and with `der[0]` replaced by `der[1]` in what is signed: of another version, say."""
+        issuer = issuer or self.authority
+        key = ec.generate_private_key(ec.SECP256R1())
+        moment = datetime.fromtimestamp(NOW, UTC)
+        builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(issuer.certificate.subject).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(moment - timedelta(days=1)).not_valid_after(moment + timedelta(days=1))
+        for oid, value in extensions:
+            builder = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical=False)
+        made = builder.sign(issuer.key, hashes.SHA256())
+        if der[0]:
+            signed = made.tbs_certificate_bytes.replace(der[0], der[1], 1)
+            signature = issuer.key.sign(signed, ec.ECDSA(hashes.SHA256()))
+            whole = signed + bytes.fromhex("300a06082a8648ce3d040302") + b"\x03" + bytes([len(signature) + 1]) + b"\0" + signature
+            pem = b"-----BEGIN CERTIFICATE-----\n%b-----END CERTIFICATE-----\n" % encodebytes(b"\x30\x82" + len(whole).to_bytes(2, "big") + whole)
+        else:
+            pem = made.public_bytes(Encoding.PEM)
+        return Stranger(pem, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
     def bundle(self, *authorities: Authority) -> Material:
         """One bundle of several authorities."""
         return Material.parse(b"", b"", b"".join(each.trust_pem for each in authorities), NOW)
@@ -173,7 +215,7 @@ class Mesh:
         assert isinstance(pair.client_read(), SSL.WantReadError)
         return pair
 
-    def pair(self, client: ContextSlot | None, server: ContextSlot | None) -> Pair:
+    def pair(self, client: ContextSlot | Stranger | None, server: ContextSlot | None) -> Pair:
         self.pairs.append(Pair(client, server))
         return self.pairs[-1]
 

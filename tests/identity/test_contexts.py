@@ -224,6 +224,16 @@ def test_what_went_wrong_is_noted_per_connection(mesh: Any) -> None:
     assert "expired on" in expired.server_words(errors[1])
 
 
+@pytest.mark.parametrize("der", [(b"", b""), (bytes.fromhex("a003020102"), bytes.fromhex("a003020101"))], ids=["extensions", "version"])
+def test_a_strangers_odd_certificate_is_refused_for_openssls_reason(mesh: Any, der: tuple[bytes, bytes]) -> None:
+    """Anybody may send it: it must not come out of the handshake as an error of another library."""
+    odd = mesh.odd(("2.5.29.17", bytes.fromhex("3004a3023000")), issuer=mesh.foreign, der=der)
+    pair = mesh.pair(odd, mesh.server())
+    pair.shake()
+    assert isinstance(pair.server_error, SSL.Error)
+    assert "not in our trust bundle" in pair.server_words(pair.server_error)
+
+
 def test_an_unreadable_certificate_in_a_chain_is_no_crash(mesh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenSSL reads things that the other library refuses; the handshake then fails for OpenSSL's reason."""
 

@@ -183,6 +183,34 @@ def test_a_certificate_that_cannot_be_read_is_refused(mesh: Any, monkeypatch: py
     assert str(caught.value) == SERVER_REFUSED + "its certificate cannot be read (invalid version)"
 
 
+X400_NAME = bytes.fromhex("3004a3023000")  # a SubjectAltName of a kind that nobody has used for decades; OpenSSL reads it
+
+
+@pytest.mark.parametrize(
+    ("extensions", "problem"),
+    [
+        ([("2.5.29.17", X400_NAME)], "has extensions that cannot be read (x400Address/EDIPartyName are not supported types)"),
+        ([("2.5.29.17", bytes.fromhex("30038601ff"))], "has extensions that cannot be read ("),
+    ],
+)
+def test_names_that_cannot_be_read_are_no_identity(mesh: Any, extensions: list[tuple[str, bytes]], problem: str) -> None:
+    """Real certificates of our own authority; the library has an error of its own kind for each."""
+    client = mesh.odd(*extensions)
+    assert problem in server_refusal(mesh.pair(client, mesh.server()))
+
+
+def test_a_certificate_whose_extension_stands_twice_is_no_identity(mesh: Any) -> None:
+    """OpenSSL takes it when it does not know the extension."""
+    odd = mesh.odd(("1.2.3.4", b"\x05\x00"), ("1.2.3.5", b"\x05\x00"), der=(bytes.fromhex("06032a0305"), bytes.fromhex("06032a0304")))
+    assert "has extensions that cannot be read (Duplicate 1.2.3.4" in server_refusal(mesh.pair(odd, mesh.server()))
+
+
+def test_a_certificate_of_a_version_that_does_not_exist_is_refused(mesh: Any) -> None:
+    """Our authority signed it, and OpenSSL takes it."""
+    odd = mesh.odd(der=(bytes.fromhex("a003020102"), bytes.fromhex("a003020101")))
+    assert "its certificate cannot be read (1 is not a valid X509 version)" in server_refusal(mesh.pair(odd, mesh.server()))
+
+
 def test_peers_that_come_back_are_not_parsed_again(mesh: Any) -> None:
     """The facts are remembered by the certificate's octets."""
     client, server = mesh.client(), mesh.server()
