@@ -25,9 +25,11 @@ class Address:
             path = text[5:]
             if not path or len(path.encode()) > 107:  # sun_path is 108 octets with its NUL
                 raise ValueError(f"a UNIX socket path has 1 to 107 octets, {path!r} has {len(path.encode())}")
+            if "\0" in path:
+                raise ValueError(f"a UNIX socket path has no NUL in it, got {path!r}")
             return cls(path=path)
         host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or len(port) > 5:
+        if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
             raise ValueError(f"expected HOST:PORT, [IPV6]:PORT or unix:/PATH, got {text!r}")
         if host.startswith("[") and host.endswith("]"):
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from sidecar.errors import ConfigError, Problem
 
 MAX_FILE_BYTES = 8 * 1024 * 1024  # a mesh of a thousand services in the full form takes about one MiB
 MAX_NODES = 500_000  # after following aliases: nine lines of YAML can otherwise stand for a billion nodes
+MAX_DIGITS = 40  # of an integer; 64 bits have 20
 MAX_DEPTH = 64  # the full form is 14 deep; plugins' own configurations get the rest
 
 STR = "tag:yaml.org,2002:str"
@@ -178,7 +180,9 @@ def join(path: str, key: str) -> str:
 
 
 def number(node: ScalarNode) -> int | float:
-    """The number that a scalar tagged INT or FLOAT stands for."""
+    """The number that a scalar tagged INT or FLOAT stands for; an infinite one for an integer that nobody can mean, which Python might refuse to read."""
+    if len(node.value) > MAX_DIGITS and plain_tag(node.value) == INT:
+        return -inf if node.value.startswith("-") else inf
     return int(node.value, 0) if plain_tag(node.value) == INT else float(node.value)
 
 

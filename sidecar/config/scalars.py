@@ -28,6 +28,7 @@ from sidecar.config.syntax import EXPECTED_DURATION, EXPECTED_SIZE, parse_durati
 from sidecar.secret import Secret
 
 MAX_SECRET_BYTES = 64 * 1024  # a key file, not a disk
+MAX_INTEGER = 2**63 - 1  # what the system's calls and the readers of our JSON can hold
 
 # Types that only plugins use: what msgspec reads out of a string.
 _TEXTUAL: dict[type[mi.Type], type] = {
@@ -146,7 +147,7 @@ def _text(document: Document, node: ScalarNode, wanted: mi.StrType) -> str:
 def _in_bounds(node: ScalarNode, value: float, wanted: mi.Type) -> float:
     assert isinstance(wanted, mi.IntType | mi.FloatType)
     fine = (
-        math.isfinite(value)
+        (isinstance(wanted, mi.IntType) or math.isfinite(value))
         and (wanted.ge is None or value >= wanted.ge)
         and (wanted.le is None or value <= wanted.le)
         and (wanted.gt is None or value > wanted.gt)
@@ -155,6 +156,8 @@ def _in_bounds(node: ScalarNode, value: float, wanted: mi.Type) -> float:
     )
     if not fine:
         raise Unfit.for_node(node, described(wanted))
+    if isinstance(wanted, mi.IntType) and abs(value) > MAX_INTEGER:
+        raise Unfit.for_node(node, f"an integer from -{MAX_INTEGER} to {MAX_INTEGER}")
     return value
 
 

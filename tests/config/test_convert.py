@@ -150,6 +150,8 @@ BAD = [
     ("size: lots", "1:7: size: expected a size such as 64KiB, 1MiB, 10MB, or a number of octets, got the string 'lots'"),
     ("address: 80", "1:10: address: expected an address: HOST:PORT, [IPV6]:PORT or unix:/PATH, got the number 80"),
     ("address: ':80'", "1:10: address: the host is missing in ':80'; write 0.0.0.0:80 or [::]:80 for every address"),
+    ("address: 127.0.0.1:" + "9" * 5000, "1:10: address: expected HOST:PORT, [IPV6]:PORT or unix:/PATH, got '127.0.0.1:" + "9" * 5000 + "'"),
+    ('address: "unix:/a\\0b"', "1:10: address: a UNIX socket path has no NUL in it, got '/a\\x00b'"),
     ("path: ''", "1:7: path: expected a path, got the string ''"),
     ("names: []", "1:8: names: expected at least 1 items, got 0"),
     ("names: a", "1:8: names: expected a list, got the string 'a'. Put it in brackets: [...]"),
@@ -174,6 +176,19 @@ def test_bad_values(text: str, problem: str) -> None:
     found = convert(text)
     assert isinstance(found, list)
     assert problem in found
+
+
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+def test_numbers_that_nobody_can_mean(digits: int) -> None:
+    """Python reads integers of no more than 4300 digits and makes floats of no more than 308: neither limit is the reader's business, nor a traceback."""
+    number = "1" * digits
+    for key in ("number", "above", "duration", "size", "anything", "either", "choice"):
+        convert(f"{key}: -{number}")
+    assert "size: expected an integer from -9223372036854775807 to 9223372036854775807, got the number 111" in str(convert(f"size: {number}"))
+    assert "size: expected an integer from" in str(convert(f"size: {number}MB"))
+    assert "number: expected an integer from 1 to 9, got the number 111" in str(convert(f"number: {number}"))
+    if digits > 308:
+        assert "duration: expected a number of at least 0, got the number 111" in str(convert(f"duration: {number}"))
 
 
 def test_all_problems_at_once() -> None:
