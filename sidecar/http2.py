@@ -16,6 +16,9 @@ from sidecar.upstream.pool import Connector
 ALPN = {"auto": ("h2", "http/1.1"), "h1": ("http/1.1",), "h2": ("h2",)}
 # Beside the codec's own: what connections find out over time.
 STREAMS_STALLED = "streams_stalled"
+# A burst of small DATA frames: this many seconds' worth of their rate.
+SMALL_DATA_BURST_SECONDS = 10
+UNLIMITED = 2**31
 
 
 class H2Side:
@@ -23,12 +26,15 @@ class H2Side:
 
     def __init__(self, options: HTTP2Options, head_bytes: int, head_fields: int) -> None:
         self.options = options
+        small_rate = options.small_data_rate or UNLIMITED
         self.limits = H2Limits(
             concurrent_streams=options.max_concurrent_streams,
             stream_window=options.stream_window,
             stream_window_most=max(options.stream_window, H2Limits().stream_window_most),
             connection_window=options.connection_window,
             connection_window_most=max(options.connection_window, H2Limits().connection_window_most),
+            small_data_rate=float(small_rate),
+            small_data_burst=SMALL_DATA_BURST_SECONDS * small_rate,
             header_list_octets=head_bytes,
             header_fields=head_fields,
         )

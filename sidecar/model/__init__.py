@@ -54,6 +54,7 @@ from sidecar.model.scalars import (
     DRAIN_SECONDS as DRAIN_SECONDS,
     H2_CONNECTION_WINDOW_BYTES as H2_CONNECTION_WINDOW_BYTES,
     H2_KEEPALIVE_TIMEOUT_SECONDS as H2_KEEPALIVE_TIMEOUT_SECONDS,
+    H2_SMALL_DATA_RATE as H2_SMALL_DATA_RATE,
     H2_STREAM_WINDOW_BYTES as H2_STREAM_WINDOW_BYTES,
     H2_STREAMS as H2_STREAMS,
     HANDSHAKE_TIMEOUT_SECONDS as HANDSHAKE_TIMEOUT_SECONDS,
@@ -251,11 +252,13 @@ class DownstreamTLS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 class HTTP2Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One HTTP/2 connection. `max_concurrent_streams`: what a client may have open at a time, or how many of a server's we use. `stream_window`: what the peer may send
-    on a stream before it was delivered, `connection_window`: on all of them before it was read, at first. `keepalive_interval`: a PING when nothing came for this long (0: none), and `keepalive_timeout`: how long its answer may take."""
+    on a stream before it was delivered, `connection_window`: on all of them before it was read, at first. `small_data_rate`: DATA frames of hardly any octets a second from a client who is not answered,
+    and ten times as many at once (0: no limit). `keepalive_interval`: a PING when nothing came for this long (0: none), and `keepalive_timeout`: how long its answer may take."""
 
     max_concurrent_streams: Annotated[int, Meta(ge=1, le=2**31 - 1)] = H2_STREAMS
     stream_window: Annotated[int, Meta(ge=65535, le=2**31 - 1, extra={"syntax": "size"})] = H2_STREAM_WINDOW_BYTES
     connection_window: Annotated[int, Meta(ge=65535, le=2**31 - 1, extra={"syntax": "size"})] = H2_CONNECTION_WINDOW_BYTES
+    small_data_rate: Count = H2_SMALL_DATA_RATE
     keepalive_interval: Duration = 0.0
     keepalive_timeout: Duration = H2_KEEPALIVE_TIMEOUT_SECONDS
 

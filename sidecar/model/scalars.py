@@ -48,6 +48,7 @@ SAVED_RETRIES = 500  # of a route: what is under way to dying endpoints in a sec
 H2_STREAMS = 250  # per connection; RFC 9113 section 6.5.2 wants no fewer than 100, and each may hold a window of memory
 H2_STREAM_WINDOW_BYTES = 128 * 1024  # at first; it grows while a stream moves much
 H2_CONNECTION_WINDOW_BYTES = 1024 * 1024  # at first; what may be on its way to us
+H2_SMALL_DATA_RATE = 2_000  # frames a second of under 8 octets from a client that gets no answer: far above typing, and under a tenth of what one process can take
 H2_KEEPALIVE_TIMEOUT_SECONDS = 20.0  # for the answer to a PING, gRPC's default
 
 

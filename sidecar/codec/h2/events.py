@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.errors import SidecarError
 from sidecar.message import RequestHead
+
+# Chunks below this are joined with what came just before for the same stream, up to so many octets: what comes behind the codec costs more for each chunk than
+# for its octets.
+JOINED_BELOW = 256
+JOINED_OCTETS = 4_096
+
+
+def join(stream_id: int, chunk: bytes, events: list[tuple[int, Any]]) -> None:
+    """A chunk below `JOINED_BELOW` is in `events`, perhaps as a part of the last one."""
+    if events:
+        last, before = events[-1]
+        if last == stream_id and type(before) is bytes and len(before) < JOINED_OCTETS:
+            events[-1] = (stream_id, before + chunk)
+            return
+    events.append((stream_id, chunk))
 
 
 class StreamReset:

@@ -8,6 +8,10 @@ import attrs
 
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 
+# DATA of fewer octets, END_STREAM not set, is hardly more than the 9 octets of its own head: a message of gRPC begins with 5, a client's of WebSocket has 6
+# beside its text. Such frames have a budget.
+SMALL_OCTETS = 8
+
 # What one connection counts, beside its octets.
 COUNTERS = (
     "resets_received",
@@ -18,6 +22,7 @@ COUNTERS = (
     "heads_malformed",
     "endless_heads",
     "empty_data",
+    "small_data",
     "pings",
     "settings",
     "ignored_frames",
@@ -69,6 +74,10 @@ class H2Limits:
     # DATA frames without octets that end nothing: they pass flow control for free. Some senders make a few.
     empty_data_rate: float = 20.0
     empty_data_burst: int = 100
+    # DATA frames of fewer than `SMALL_OCTETS` that end nothing, from clients: single octets cost as much as whole messages. Larger ones, our answers and
+    # streams refill this budget, so it is for senders who are not answered; keys typed and ticks come far below this rate, bursts for a long time above it.
+    small_data_rate: float = 2_000.0
+    small_data_burst: int = 20_000
     # PING, each answered; estimators of bandwidth send one for each batch of DATA, so DATA frames refill this budget too.
     pings_rate: float = 50.0
     pings_burst: int = 500

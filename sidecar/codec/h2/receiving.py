@@ -39,7 +39,7 @@ from sidecar.codec.h2.frames import (
     reset_frame,
     window_update_frame,
 )
-from sidecar.codec.h2.limits import COUNTERS, Budget, H2Limits
+from sidecar.codec.h2.limits import COUNTERS, SMALL_OCTETS, Budget, H2Limits
 from sidecar.codec.h2.sending import SendingHalf
 from sidecar.codec.h2.streams import (
     AFTER,
@@ -102,6 +102,7 @@ class ReceivingHalf(SendingHalf):
         "_gaps",
         "_initial_window",
         "_now",
+        "_small_data",
         "_special",
         "connect_protocol",
         "received_data_frames",
@@ -118,6 +119,7 @@ class ReceivingHalf(SendingHalf):
         self._initial_window = max(limits.stream_window, DEFAULT_WINDOW)
         self._budgets: dict[str, Budget] = {}
         self._now = 0.0
+        self._small_data = 0
         self._special = True  # the next frame is not free: SETTINGS, or CONTINUATION
         self._block_stream = 0  # the stream of an unfinished head
         self._block: list[bytes] = []
@@ -375,13 +377,15 @@ class ReceivingHalf(SendingHalf):
         if not stream.has_head:
             self._break_stream(stream, PROTOCOL_ERROR, "DATA before the head", events)
             return
-        if not octets and not end:
-            self._spend("empty_data", self.limits.empty_data_rate, self.limits.empty_data_burst)
+        if octets < SMALL_OCTETS and not end:
+            self._spend_small(octets)
         if stream.is_discarded:
             self.consumed(stream_id, octets)
         else:
-            if octets:
+            if octets >= happened.JOINED_BELOW:
                 events.append((stream_id, payload))
+            elif octets:
+                happened.join(stream_id, payload, events)
             if end:
                 events.append((stream_id, END))
         if end:
@@ -442,6 +446,18 @@ class ReceivingHalf(SendingHalf):
     def _spend_ignored(self) -> None:
         """A frame that is read and of no use. Each stream, whoever began it, pays for two: late trailers or a late end after a reset are usual."""
         self._spend("ignored_frames", self.limits.ignored_rate, self.limits.ignored_burst, self._last_peer_stream + self._next_stream)
+
+    def _spend_small(self, octets: int) -> None:
+        """DATA of hardly anything that ends nothing. Larger DATA frames, answers of ours and streams pay for it: whoever is answered is no flood."""
+        limits = self.limits
+        if not octets:
+            self._spend("empty_data", limits.empty_data_rate, limits.empty_data_burst)
+        elif self.is_client:
+            self.counters["small_data"] += 1  # an application that sends octets one by one is slow, and others share its connection
+        else:
+            self._small_data += 1
+            earned = self.received_data_frames - self._small_data + self.sent_data_frames + self._last_peer_stream
+            self._spend("small_data", limits.small_data_rate, limits.small_data_burst, earned)
 
     def _answer(self, octets: bytes) -> None:
         self._answers += 1

@@ -56,6 +56,8 @@ _AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_END = AFTER[SEND_HEAD], AFTER[
 _STREAMS_BEFORE_SETTINGS = 100
 # Streams that were reset are remembered this long (in streams), so that late frames for them are told from frames for streams that ended.
 REMEMBERED_RESETS = 1_000
+# A frame that the peer's window cut down to fewer octets pays for nothing that the peer sends: windows opened octet by octet would pay for themselves.
+PAYING_OCTETS = 256
 
 
 class PeerSettings:
@@ -370,7 +372,8 @@ class SendingHalf:
             backlog.sent += size
             stream.send_window -= size
             self._send_window -= size
-            self.sent_data_frames += 1
+            if size >= PAYING_OCTETS or not backlog.octets:
+                self.sent_data_frames += 1
             most -= size
             stream.batch = self._batch
             stream.tail = len(out)

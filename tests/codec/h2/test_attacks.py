@@ -46,6 +46,8 @@ FLOODS: list[tuple[str, str, Callable[[int], bytes], int]] = [
     ("provoked resets by malformed heads", "resets_provoked", lambda number: headers(2 * number + 1, [*GET, (b"A", b"b")]), 200),
     ("empty DATA", "empty_data", lambda number: headers(1, POST, 4) if number == 0 else frame(DATA, 0, 1), 100),
     ("padded DATA without content", "empty_data", lambda number: headers(1, POST, 4) if number == 0 else frame(DATA, 8, 1, b"\x03\0\0\0"), 100),
+    ("DATA of single octets", "small_data", lambda number: headers(1, POST, 4) if number == 0 else frame(DATA, 0, 1, b"x"), 20_000),
+    ("padded DATA of single octets", "small_data", lambda number: headers(1, POST, 4) if number == 0 else frame(DATA, 8, 1, b"\x03x\0\0\0"), 20_000),
     ("PING", "pings", lambda number: frame(PING, 0, 0, b"12345678"), 500),
     ("PING answers", "pings", lambda number: frame(PING, 1, 0, b"12345678"), 500),
     ("SETTINGS", "settings", lambda number: frame(SETTINGS, 0, 0, b"\0\4\0\0\0\1"), 49),
@@ -64,7 +66,11 @@ FLOODS: list[tuple[str, str, Callable[[int], bytes], int]] = [
 def run(connection: H2Connection, step: Callable[[int], bytes], count: int, seconds_between: float = 0.0) -> list[Any]:
     events = []
     for number in range(count):
-        events += connection.receive(step(number), number * seconds_between)
+        told = connection.receive(step(number), number * seconds_between)
+        for stream_id, event in told:
+            if type(event) is bytes:
+                connection.consumed(stream_id, len(event))
+        events += told
         connection.data_to_send()
     return events
 
@@ -99,6 +105,49 @@ def test_pings_and_window_updates_that_come_with_data_are_no_flood() -> None:
         connection.data_to_send()
         connection.receive(window_update_frame(1, 1) + window_update_frame(0, 1), 0.0)
     assert not connection.failed
+
+
+def test_small_messages_that_are_answered_are_no_flood() -> None:
+    """Empty messages of gRPC (5 octets), each answered by one."""
+    connection = server()
+    connection.receive(headers(1, POST, 4), 0.0)
+    connection.send_head(1, response(), False)
+    for _ in range(50_000):
+        connection.receive(frame(DATA, 0, 1, bytes(5)), 0.0)
+        connection.consumed(1, 5)
+        connection.send_data(1, bytes(5))
+        connection.data_to_send()
+        connection.receive(window_update_frame(1, 5) + window_update_frame(0, 5), 0.0)
+    assert not connection.failed and connection.counters["small_data"] == 50_000
+
+
+def test_messages_as_long_as_a_frame_s_head_are_no_flood() -> None:
+    """A client that streams numbers as fast as it can."""
+    connection = server()
+    run(connection, lambda number: headers(1, POST, 4) if number == 0 else frame(DATA, 0, 1, bytes(8)), 50_000)
+    assert not connection.failed and connection.counters["small_data"] == 0
+
+
+def test_an_application_may_send_octets_one_by_one() -> None:
+    """Its connection is everybody's, and it was chosen."""
+    ours = client()
+    stream_id = ours.open_stream()
+    assert stream_id
+    ours.send_head(stream_id, request(), True)
+    ours.receive(headers(stream_id, OK, 4), 0.0)
+    run(ours, lambda number: frame(DATA, 0, stream_id, b"x"), 30_000)
+    assert not ours.failed and ours.counters["small_data"] == 30_000
+
+
+def test_windows_opened_octet_by_octet_do_not_pay_for_themselves() -> None:
+    """Each lets one octet out in a frame of its own."""
+    connection = server()
+    connection.receive(frame(SETTINGS, 0, 0, b"\0\4\0\0\0\0") + headers(1, GET), 0.0)
+    connection.send_head(1, response(), False)
+    connection.send_data(1, bytes(100_000))
+    events = run(connection, lambda number: window_update_frame(1, 1), 1_010)
+    assert connection.failed and connection.counters["floods"] == 1
+    assert [event.code for _, event in events if isinstance(event, ConnectionFailed)] == [ENHANCE_YOUR_CALM]
 
 
 def test_a_failing_application_may_reset_as_much_as_it_likes() -> None:

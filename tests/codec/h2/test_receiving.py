@@ -129,8 +129,20 @@ def test_a_request_with_body_and_trailers_comes_in_order() -> None:
     data = headers(1, LENGTH_3, 4) + frame(DATA, 8, 1, b"\x02ab\0\0") + frame(DATA, 0, 1, b"c") + headers(1, [(b"x-t", b"1")])
     (one, head), *rest, (_, end) = connection.receive(data, 0.0)
     assert one == 1 and isinstance(head, RequestHead) and head.content_length == 3 and not head.end_stream
-    assert rest == [(1, b"ab"), (1, b"c")]
+    assert rest == [(1, b"abc")]
     assert isinstance(end, End) and end.trailers == Headers.of([(b"x-t", b"1")])
+
+
+def test_small_chunks_of_one_stream_that_arrive_together_are_one() -> None:
+    """Each chunk costs what comes behind the codec more than its octets do; large ones and those of other streams stay as they are."""
+    connection = server()
+    connection.receive(headers(1, POST, 4) + headers(3, POST, 4), 0.0)
+    large = bytes(300)
+    pieces = [(1, b"a"), (1, b"b"), (3, b"c"), (1, b"d"), (1, large), (1, b"e"), (1, large)]
+    events = connection.receive(b"".join(frame(DATA, 0, stream_id, piece) for stream_id, piece in pieces), 0.0)
+    assert events == [(1, b"ab"), (3, b"c"), (1, b"d"), (1, large + b"e"), (1, large)]
+    events = connection.receive(frame(DATA, 0, 1, bytes(200)) * 100, 0.0)
+    assert sum(len(chunk) for _, chunk in events) == 20_000 and max(len(chunk) for _, chunk in events) < 4_096 + 256
 
 
 def test_padding_is_credited_at_once() -> None:
