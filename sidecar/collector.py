@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 # How many objects more than before start a collection, and how many of one generation are left to it alone before the next older one is looked at as well:
-# none, so that collections look at 1,000, 2,000 and 3,000 objects at most, and then it begins anew. In memory that was not touched for a while, on a machine
+# none, so that collections look at 500, 1,000 and 1,500 objects at most, and then it begins anew. In memory that was not touched for a while, on a machine
 # whose caches others use as well, an object and what it refers to take up to six microseconds. Nearly everything is freed by its reference count, so that
 # requests start few.
-THRESHOLDS = (1_000, 0, 0)
+THRESHOLDS = (500, 0, 0)
 OBJECTS_AT_ONCE = 3 * THRESHOLDS[0]
 LOOK_SECONDS = 60.0  # how often it is asked whether to look at everything
-FREEZES = 300  # not asked before so many: they are a million objects at most
+FREEZES = 600  # not asked before so many: they are a million objects at most
 GROWTH_BYTES = 128 * 1024 * 1024  # some twenty thousand endpoints with health checks; to look at everything stops the event loop
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-LONG = 20  # a list with more items is written item by item
+LONG = 100  # what holds more values, those in its lists and dicts counted, is written item by item; an endpoint has about forty
 STEP_BYTES = 32 * 1024  # so much text is made at a time
 
 
@@ -47,6 +47,16 @@ def _parts(value: Any, newline: bytes) -> Iterator[bytes]:
 
 
 def _is_large(value: Any) -> bool:
-    if isinstance(value, dict):
-        return len(value) > LONG or any(map(_is_large, value.values()))
-    return isinstance(value, list | tuple) and (len(value) > LONG or any(map(_is_large, value)))
+    return _left(value, LONG) < 0
+
+
+def _left(value: Any, left: int) -> int:
+    """What is left of so many values without those in this one; below 0 it was not counted to its end."""
+    if not isinstance(value, dict | list | tuple):
+        return left
+    left -= len(value)
+    for each in value.values() if isinstance(value, dict) else value:
+        if left < 0:
+            break
+        left = _left(each, left)
+    return left

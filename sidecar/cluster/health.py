@@ -55,16 +55,15 @@ class Health:
 
 
 class OutlierJudge:
-    """Judges the endpoints of one cluster. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection,
+    """Judges the endpoints of one cluster, `count` of them. `dice()` gives a number from 0 up to 1; `ejected(health, seconds)` is told of each ejection,
     and with 0 seconds of an endpoint that `max_ejection_percent` spares. `overflows`: how often it did.
     """
 
-    __slots__ = ("_dice", "_ejected", "_next_return", "_settings", "healths", "next_interval", "out", "overflows")
+    __slots__ = ("_dice", "_ejected", "_next_return", "_noted", "_settings", "count", "next_interval", "out", "overflows")
 
     def __init__(
         self,
         settings: OutlierDetection,
-        healths: Sequence[Health],
         now: float,
         dice: Callable[[], float],
         ejected: Callable[[Health, float], None] = lambda health, seconds: None,
@@ -73,27 +72,38 @@ class OutlierJudge:
         self._dice = dice
         self._ejected = ejected
         self.next_interval = now + settings.interval
-        self.healths: Sequence[Health] = ()
+        self.count = 0
         self.overflows = 0
         # Those of them that are ejected: asked at each failure, and far fewer. And when the first of them comes back, or earlier.
         self.out: dict[Health, None] = {}
         self._next_return = inf
-        self.watch(healths)
+        # Those that the end of an interval has to look at: asked in it, or with something to be forgiven. Of ten thousand most are not: to look at all would
+        # stop the event loop for milliseconds.
+        self._noted: dict[Health, None] = {}
 
-    def watch(self, healths: Sequence[Health]) -> None:
-        """These are the endpoints from now on. What comes in late of others says nothing any more."""
-        for health in self.healths:
-            health.is_watched = False
-        for health in healths:
-            health.is_watched = True
-        self.healths = healths
-        self.out = {health: None for health in healths if health.is_ejected}
-        self._look_ahead()
+    def admit(self, health: Health) -> None:
+        """This endpoint is in the cluster from now on, as it was when it was there before."""
+        health.is_watched = True
+        self.count += 1
+        if health.is_ejected:
+            self.out[health] = None
+            self._next_return = min(self._next_return, health.ejected_until)
+        if health.requests or health.times or health.spared:
+            self._noted[health] = None
+
+    def dismiss(self, health: Health) -> None:
+        """It left. What comes in late of it says nothing any more."""
+        health.is_watched = False
+        self.count -= 1
+        self.out.pop(health, None)
+        self._noted.pop(health, None)
 
     def observe(self, health: Health, status: int, now: float) -> bool:
         """An attempt at this endpoint ended with `status` (503 for a connection that failed or broke, 504 for no answer in time). Was it ejected for it?"""
         if not health.is_watched:
             return False
+        if not health.requests:
+            self._noted[health] = None
         health.requests += 1
         if status < 500:
             health.in_row = health.gateway_in_row = 0
@@ -124,18 +134,22 @@ class OutlierJudge:
             for health in [each for each in self.out if now >= each.ejected_until]:
                 self.forgive(health, now)
                 changed = True
-            self._look_ahead()
+            self._next_return = min((each.ejected_until for each in self.out), default=inf)
         if now < self.next_interval:
             return changed
         self.next_interval = now + self._settings.interval
-        changed |= self._judge_success_rates(now)
-        changed |= self._judge_failure_percentages(now)
-        for health in self.healths:
+        noted, self._noted = self._noted, {}
+        judged = [each for each in noted if each.requests and not each.is_ejected]
+        changed |= self._judge_success_rates(judged, now)
+        changed |= self._judge_failure_percentages(judged, now)
+        for health in noted:
             if health.times and not health.is_ejected and now - health.returned_at >= self._settings.interval:
                 health.times -= 1
             if health.spared and not health.failures:
                 health.spared = ""
             health.requests = health.failures = 0
+            if health.times or health.spared:
+                self._noted[health] = None
         return changed
 
     def forgive(self, health: Health, now: float) -> None:
@@ -149,15 +163,12 @@ class OutlierJudge:
         """When `sweep` is to be called next, seconds."""
         return min(self.next_interval, self._next_return)
 
-    def _look_ahead(self) -> None:
-        self._next_return = min((each.ejected_until for each in self.out), default=inf)
-
-    def _judge_success_rates(self, now: float) -> bool:
+    def _judge_success_rates(self, candidates: Sequence[Health], now: float) -> bool:
         """Those far below the others: below the mean less `success_rate_stdev_factor` thousandths of the standard deviation."""
         settings = self._settings
         if not settings.enforcing_success_rate:
             return False
-        judged = [each for each in self.healths if each.requests and each.requests >= settings.success_rate_request_volume and not each.is_ejected]
+        judged = [each for each in candidates if each.requests >= settings.success_rate_request_volume]
         if not judged or len(judged) < settings.success_rate_minimum_hosts:
             return False
         rates = [1.0 - each.failures / each.requests for each in judged]
@@ -170,11 +181,11 @@ class OutlierJudge:
                 changed |= self._eject(health, settings.enforcing_success_rate, f"{rate:.1%} of its answers good where all have {mean:.1%}", now)
         return changed
 
-    def _judge_failure_percentages(self, now: float) -> bool:
+    def _judge_failure_percentages(self, candidates: Sequence[Health], now: float) -> bool:
         settings = self._settings
         if not settings.enforcing_failure_percentage:
             return False
-        judged = [each for each in self.healths if each.requests and each.requests >= settings.failure_percentage_request_volume and not each.is_ejected]
+        judged = [each for each in candidates if each.requests >= settings.failure_percentage_request_volume and not each.is_ejected]
         if len(judged) < settings.failure_percentage_minimum_hosts:
             return False
         changed = False
@@ -189,7 +200,7 @@ class OutlierJudge:
         settings = self._settings
         if health.is_ejected or not enforcing or (enforcing < 100 and self._dice() * 100.0 >= enforcing):
             return False
-        if 100.0 * len(self.out) >= settings.max_ejection_percent * len(self.healths):
+        if 100.0 * len(self.out) >= settings.max_ejection_percent * self.count:
             self._spare(health, reason)
             return False
         self.out[health] = None
@@ -213,6 +224,6 @@ class OutlierJudge:
         """It would be taken out if others were not (Envoy: ejections_overflow)."""
         self.overflows += 1
         is_news = not health.spared
-        health.spared = f"{reason}, but {len(self.out)} of {len(self.healths)} endpoints are out already (max_ejection_percent)"
+        health.spared = f"{reason}, but {len(self.out)} of {self.count} endpoints are out already (max_ejection_percent)"
         if is_news:
             self._ejected(health, 0.0)

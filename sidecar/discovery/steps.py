@@ -13,7 +13,7 @@ from sidecar.naming.places import Steps
 
 T = TypeVar("T")
 # How long one turn of the event loop may be busy with it; with a step and a collection of some milliseconds each on top it stays below 20.
-TURN_SECONDS = 0.003
+TURN_SECONDS = 0.002
 
 
 def in_turns(clock: Any, steps: Steps[T]) -> Deferred[T]:

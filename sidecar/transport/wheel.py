@@ -7,6 +7,7 @@ slots and get to fine ones as they come near, so that an hour takes three insert
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from math import ceil, inf
@@ -23,6 +24,10 @@ TICK_SECONDS = 0.025
 _COARSE = ((16384, 4096), (256, 64))
 # Cleared timers below this number are not worth a sweep.
 SWEEP_AT_LEAST = 256
+# What one turn of the reactor does about timers that are due: so many are moved to a later slot, and a callback counts as `FIRED` of them. Ten thousand health
+# checks share a coarse slot by the thousand, and after a minute none of their objects is in a processor's cache.
+MOVED_AT_ONCE = 256
+FIRED = 8
 
 
 class Timer:
@@ -79,6 +84,7 @@ class TimerWheel:
         self._tick = tick_seconds
         self._slots: dict[int, set[Timer]] = {}
         self._order: list[int] = []  # a heap of the slots' numbers
+        self._due: deque[tuple[int, set[Timer]]] = deque()  # slots whose time has come, with the timers not looked at yet
         self._call: IDelayedCall | None = None
         self._next = 0  # the slot that `_call` waits for
         self._served = 0  # the last slot served; a timer found a rounding error too early in it goes into a later one
@@ -95,15 +101,17 @@ class TimerWheel:
         if self._call is not None:
             self._call.cancel()
             self._call = None
-        for slot in self._slots.values():
+        for slot in (*self._slots.values(), *(slot for _, slot in self._due)):
             for timer in slot:
                 timer._wakes = inf
+            slot.clear()
         self._slots.clear()
         self._order.clear()
+        self._due.clear()
 
     def __len__(self) -> int:
         """How many timers are in the wheel, cleared ones included whose slot has not come."""
-        return sum(map(len, self._slots.values()))
+        return sum(map(len, self._slots.values())) + sum(len(slot) for _, slot in self._due)
 
     def _insert(self, timer: Timer) -> None:
         """Put a timer where it is looked at in time, taking it out of the later slot in which it may be."""
@@ -152,30 +160,43 @@ class TimerWheel:
             self._call.reset(delay)
 
     def _turn(self) -> None:
-        """Serve every slot whose time has come, then wait for the next one."""
+        """Serve every slot whose time has come, as far as one turn of the reactor bears it, then wait for the next one."""
         self._call = None
         now = self._clock.seconds()
         order = self._order
-        due: list[set[Timer]] = []
         while order and order[0] * self._tick <= now:
             self._served = heappop(order)
-            due.append(self._slots.pop(self._served))
-        for slot in due:
-            for timer in slot:
-                timer._wakes = inf
+            self._due.append((self._served, self._slots.pop(self._served)))
         if self._cleared > SWEEP_AT_LEAST and self._cleared > len(self) >> 1:
             self._sweep()
-        # All are out of the wheel by now, so callbacks may set and clear any of them.
-        for slot in due:
-            for timer in slot:
-                if timer.deadline <= now and not self._stopped:
-                    self._fire(timer)
-                elif timer.deadline < timer._wakes:
-                    self._insert(timer)
+        self._serve(now)
         while order and not self._slots[order[0]]:
             del self._slots[heappop(order)]
-        if order and not self._stopped and (self._call is None or order[0] < self._next):
+        if self._due:
+            self._wait_for(self._served)
+        elif order and not self._stopped and (self._call is None or order[0] < self._next):
             self._wait_for(order[0])
+
+    def _serve(self, now: float) -> None:
+        """Fire what is due and move the rest. Callbacks may set, clear and close any timer, those that wait here for their turn as well."""
+        due = self._due
+        left = MOVED_AT_ONCE
+        while due and left > 0:
+            number, slot = due[0]
+            while slot and left > 0:
+                timer = slot.pop()
+                left -= 1
+                if timer._slot != number:
+                    continue  # set meanwhile, and in another slot since
+                timer._wakes = inf
+                if timer.deadline <= now:
+                    left -= FIRED - 1
+                    self._fire(timer)
+                elif timer.deadline != inf:
+                    self._insert(timer)
+            if due and not slot:
+                # `stop` may have been called, and then nothing is due any more.
+                due.popleft()
 
     def _fire(self, timer: Timer) -> None:
         timer.deadline = inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -33,7 +33,7 @@ class EndpointWatch:
         self._spared: list[Health] = []  # said with the next look at all of them
         self._tell = changed
         self._seconds = seconds
-        self._judge = OutlierJudge(cluster.outlier_detection, [], seconds(), Random().random, self._ejected)
+        self._judge = OutlierJudge(cluster.outlier_detection, seconds(), Random().random, self._ejected)
         self._timer = timer(self._sweep)
         self._timer.set(self._judge.next_change())
 
@@ -41,10 +41,13 @@ class EndpointWatch:
         """An endpoint that joins: its `health` is set. One that was here before is taken as it was."""
         if pool.health is None:
             pool.health = Health(pool.text)
+        self._judge.admit(pool.health)
+        if pool.health.is_ejected:
+            self._timer.set(self._judge.next_change())
 
-    def watch(self, pools: Sequence[Any]) -> None:
-        """These are the cluster's endpoints now, all of them admitted."""
-        self._judge.watch([pool.health for pool in pools])
+    def dismiss(self, pool: Any) -> None:
+        """An endpoint that leaves."""
+        self._judge.dismiss(pool.health)
 
     def forgive(self, pool: Any) -> bool:
         """An active check found it well: if it is ejected, it is not any more. Was it?"""

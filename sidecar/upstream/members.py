@@ -223,11 +223,11 @@ class Members:
         for address, pool in before.items():
             if address not in after:
                 removed.append(pool)
+                if self.watch is not None:
+                    self.watch.dismiss(pool)
             if done():
                 yield
         self._by_address, self.pools = after, list(after.values())
-        if self.watch is not None:
-            self.watch.watch(self.pools)
         for start in range(0, len(added), CHUNK):
             self._tell(added[start : start + CHUNK], [])
             if done(len(added[start : start + CHUNK]) * 4):

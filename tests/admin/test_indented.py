@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 from hypothesis import given, strategies as some
 
-from sidecar.admin.indented import LONG, STEP_BYTES, indented
+from sidecar.admin.indented import STEP_BYTES, indented
+
+SHORT = 10  # values; more are written item by item here
 
 PLAIN = some.none() | some.booleans() | some.integers(-(2**53), 2**53) | some.text(max_size=5)
 VALUES = some.recursive(
-    PLAIN, lambda inner: some.lists(inner, max_size=2 * LONG) | some.dictionaries(some.text(max_size=5), inner, max_size=2 * LONG), max_leaves=100
+    PLAIN, lambda inner: some.lists(inner, max_size=2 * SHORT) | some.dictionaries(some.text(max_size=5), inner, max_size=2 * SHORT), max_leaves=100
 )
 
 
 @given(VALUES)
 def test_the_text_is_the_same(value: Any) -> None:
     """As msgspec writes and indents it in one go."""
-    assert b"".join(indented(value)) == msgspec.json.format(msgspec.json.encode(value), indent=2)
+    with mock.patch("sidecar.admin.indented.LONG", SHORT):
+        assert b"".join(indented(value)) == msgspec.json.format(msgspec.json.encode(value), indent=2)
 
 
 def by_number(entries: list[Any]) -> dict[str, Any]:

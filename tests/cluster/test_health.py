@@ -18,11 +18,12 @@ class Judged:
         self.now = 100.0
         self.judge = OutlierJudge(
             OutlierDetection(**{"max_ejection_percent": 100, **settings}),  # type: ignore[arg-type]
-            self.healths,
             self.now,
             lambda: dice,
             lambda health, seconds: self.told.append((health.name, seconds)),
         )
+        for health in self.healths:
+            self.judge.admit(health)
 
     def see(self, *statuses: int, at: int = 0) -> list[bool]:
         return [self.judge.observe(self.healths[at], status, self.now) for status in statuses]
@@ -163,16 +164,33 @@ def test_always_within_the_share_and_always_back(events: list[tuple[int, int, fl
 def test_who_left_is_not_judged() -> None:
     """What comes late of it counts for nothing, and who comes back is as it was."""
     judged = Judged(3, max_ejection_percent=50, consecutive_5xx=1)
-    left, *stay = judged.healths
+    left = judged.healths[0]
     judged.see(503)
-    judged.judge.watch(stay)
+    judged.judge.dismiss(left)
     assert judged.see(503, 503) == [False, False] and left.requests == 1
     judged.judge.forgive(left, judged.now)
     left.ejected_until = 500.0
     assert judged.see(503, at=1) == [True] and judged.see(503, at=2) == [False]
-    judged.judge.watch([left, *stay])
+    judged.judge.admit(left)
     assert judged.see(503, at=2) == [False] and judged.walk(1000) and judged.out == []
     assert judged.see(503, at=2) == [True]
+
+
+def test_the_end_of_an_interval_looks_only_at_those_it_is_about() -> None:
+    """Endpoints that were asked, or have something to be forgiven; of ten thousand the others cost nothing."""
+    judged = Judged(100, interval=10, consecutive_5xx=1, base_ejection_time=5)
+    judged.see(200, at=7)
+    judged.see(503, at=8)
+    assert [each.name for each in judged.judge._noted] == ["7", "8"]
+    judged.walk(10)
+    assert [each.name for each in judged.judge._noted] == ["8"] and judged.healths[7].requests == 0
+    judged.walk(20)
+    assert judged.healths[8].times == 0 and not judged.judge._noted
+    judged.healths[9].times = 1
+    judged.judge.dismiss(judged.healths[9])
+    judged.judge.admit(judged.healths[9])
+    judged.walk(10)
+    assert judged.healths[9].times == 0 and judged.judge.count == 100
 
 
 def test_who_is_spared() -> None:

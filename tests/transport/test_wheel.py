@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from twisted.internet.task import Clock
 
-from sidecar.transport.wheel import SWEEP_AT_LEAST, TICK_SECONDS, Timer, TimerWheel
+from sidecar.transport.wheel import FIRED, MOVED_AT_ONCE, SWEEP_AT_LEAST, TICK_SECONDS, Timer, TimerWheel
 
 # Rounding of floats; far below what a clock resolves.
 EPSILON = 1e-6
@@ -230,6 +230,84 @@ def test_a_hundred_thousand_timers_are_cheap(clock: Clock) -> None:
     assert len(wheel._slots) < 100
     walk(clock, 400)
     assert len(fired.times) == 100_000
+
+
+def turn(clock: Clock) -> None:
+    """One turn of a reactor: the calls that are due now, and not those that they add."""
+    now = clock.seconds()
+    for call in [each for each in clock.getDelayedCalls() if each.getTime() <= now]:
+        clock.calls.remove(call)
+        call.called = 1
+        call.func(*call.args, **call.kw)
+
+
+def test_many_that_are_due_share_out_turns(clock: Clock) -> None:
+    """Of ten thousand that fire, or only move, at the same time, each turn of the reactor does a bounded part, and none is forgotten."""
+    wheel, fired = TimerWheel(clock), Recorder(clock)
+    now = clock.seconds()
+    moved = [wheel.timer(fired) for _ in range(2000)]
+    for timer in moved:
+        timer.set(now + 1)
+        timer.deadline = now + 2  # as `set` would, when a later deadline comes
+    for _ in range(1000):
+        wheel.timer(fired).set(now + 1)
+    clock.rightNow = now + 1.1
+    steps = [0]
+    while len(fired.times) < 1000:
+        before = len(fired.times)
+        turn(clock)
+        steps.append(len(fired.times) - before)
+        assert steps[-1] <= MOVED_AT_ONCE // FIRED + 1
+    assert len(steps) >= 1000 * FIRED // MOVED_AT_ONCE
+    walk(clock, 2)
+    assert len(fired.times) == 3000 and len(wheel) == 0
+
+
+def test_those_that_wait_for_their_turn_may_be_set_cleared_and_closed(clock: Clock) -> None:
+    """Between two turns of a reactor that has many to fire: each does what was said last."""
+    wheel = TimerWheel(clock)
+    now = clock.seconds()
+    recorders = [Recorder(clock) for _ in range(500)]
+    timers = [wheel.timer(recorder) for recorder in recorders]
+    for timer in timers:
+        timer.set(now + 1)
+    clock.rightNow = now + 1.1
+    turn(clock)
+    waiting = [number for number, timer in enumerate(timers) if timer.is_set]
+    assert 400 < len(waiting) < 500
+    cleared, closed, later, past, both = (waiting[first::5] for first in range(5))
+    for number in waiting:
+        if number in cleared or number in both:
+            timers[number].clear()
+        elif number in closed:
+            timers[number].close()
+        if number in later:
+            timers[number].set(now + 5)
+        elif number in past or number in both:
+            timers[number].set(now - 5)
+    walk(clock, 1)
+    assert all(len(recorders[number].times) == (number in past or number in both) for number in waiting)
+    walk(clock, 5)
+    assert all(len(recorders[number].times) == (number in past or number in both or number in later) for number in waiting)
+    assert len(wheel) == 0 and not clock.getDelayedCalls()
+
+
+def test_stop_between_two_turns(clock: Clock) -> None:
+    """Those that wait for their turn fire no more, and neither do those after one whose callback stops the wheel."""
+    wheel = TimerWheel(clock)
+    fired = 0
+
+    def fire() -> None:
+        nonlocal fired
+        fired += 1
+        if fired == 40:
+            wheel.stop()
+
+    for _ in range(200):
+        wheel.timer(fire).set(clock.seconds() + 1)
+    clock.rightNow += 1.1
+    walk(clock, 5)
+    assert fired == 40 and len(wheel) == 0 and not clock.getDelayedCalls()
 
 
 def test_a_closed_timer_lets_its_owner_go() -> None:

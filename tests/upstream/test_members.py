@@ -190,7 +190,7 @@ def test_outlier_detection_follows_the_set() -> None:
     connector.watch.observe(new, 503, 0.0)
     assert [pool.health.is_ejected for pool in connector.pools] == [True, True, False, False]
     connector.set_endpoints(at(2, 3))
-    assert len(connector.watch._judge.healths) == 2
+    assert connector.watch._judge.count == 2
 
 
 def test_why_nobody_is_left() -> None:
