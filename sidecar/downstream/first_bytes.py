@@ -22,7 +22,7 @@ MARK = b"PRI * HTTP/2.0"
 class FirstBytes:
     """`make_h1(closed)` and `make_h2(closed)` make the connection; `closed(self)` is told when it is gone."""
 
-    __slots__ = ("_held", "_inner", "_make_h2", "_outer_closed", "transport")
+    __slots__ = ("_began", "_held", "_inner", "_make_h2", "_outer_closed", "transport")
 
     def __init__(self, make_h1: Callable[[Callable[[Any], None]], Any], make_h2: Callable[[Callable[[Any], None]], Any], closed: Callable[[Any], None]) -> None:
         self.transport: Any = None
@@ -30,10 +30,12 @@ class FirstBytes:
         self._make_h2 = make_h2
         self._outer_closed = closed
         self._held = b""
+        self._began = 0.0
 
     def makeConnection(self, transport: Any) -> None:
         """Ready to read."""
         self.transport = transport
+        self._began = self._inner.runtime.seconds()
         self._inner.makeConnection(transport)
 
     def connectionMade(self) -> None:
@@ -55,6 +57,7 @@ class FirstBytes:
             transport.unregisterProducer()
             transport.protocol = self._inner = self._make_h2(self._closed)
             self._inner.makeConnection(transport)
+            self._inner.waited_since(self._began)
         self._inner.dataReceived(data)
 
     def readConnectionLost(self) -> None:

@@ -21,9 +21,10 @@ from zope.interface import implementer
 from sidecar.codec import websocket
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, HeadMalformed, HeadRefused, PingAcked, StreamReset
-from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID, NO_ERROR
+from sidecar.codec.h2.frames import CANCEL, ENHANCE_YOUR_CALM, LARGEST_STREAM_ID, NO_ERROR
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.downstream.h2_stream import H2ServerStream
+from sidecar.downstream.unfinished import Unfinished
 from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused
 from sidecar.message import END, End, RequestHead, ResponseHead
 from sidecar.transport.lifetime import end_of_life
@@ -52,9 +53,9 @@ class H2ServerConnection:
     `options`: `model.HTTP2Options`."""
 
     __slots__ = (
-        "_begin", "_busy_at", "_closed", "_closing", "_drain_state", "_ends_at", "_free", "_last_moved", "_lingering", "_mid_since",
-        "_pinged_at", "_refuse", "_stopping", "_streams", "_unsent", "h2", "high", "is_congested", "is_delivering", "is_due", "limits", "options",
-        "requests", "runtime", "scheme", "slow", "timer", "transport",
+        "_begin", "_busy_at", "_closed", "_closing", "_drain_state", "_ends_at", "_free", "_last_moved", "_lingering",
+        "_pinged_at", "_refuse", "_stopping", "_streams", "_unfinished", "_unsent", "h2", "high", "is_congested", "is_delivering", "is_due", "limits",
+        "options", "requests", "runtime", "scheme", "slow", "timer", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +90,7 @@ class H2ServerConnection:
         self._drain_state = OPEN
         self._ends_at = inf
         self._last_moved = self._busy_at = 0.0  # when the client sent something; when it last had a request
-        self._mid_since: float | None = None
+        self._unfinished = Unfinished(limits.head_timeout)
         self._pinged_at: float | None = None
         self._unsent = 0
 
@@ -109,6 +110,12 @@ class H2ServerConnection:
 
     def connectionMade(self) -> None:
         """Part of IProtocol; `makeConnection` does it all."""
+
+    def waited_since(self, seconds: float) -> None:
+        """The client connected then: a preface that came slowly has used up some of the time for the first request."""
+        self._busy_at = seconds
+        now = self.runtime.seconds()
+        self.timer.set(now + self._next_look(now))
 
     def dataReceived(self, data: bytes) -> None:
         """Octets of frames."""
@@ -373,8 +380,13 @@ class H2ServerConnection:
         if self.h2.open_streams:
             self._reset_stalled(now)
         if self._streams or self.h2.open_streams:
+            # A body in slow pieces is its stream's matter; a head that never ends stops all of the client's streams.
             self._busy_at = now
-        elif now >= self._idle_deadline() or self._is_stuck(now):
+            if self._unfinished.is_over(now, self.h2.is_mid_block, self.requests):
+                self.h2.goaway(ENHANCE_YOUR_CALM)
+                self._failed(DownstreamError(f"the client began a head and did not complete it within {self.limits.head_timeout:g} s (limits.head_timeout)"))
+                return
+        elif now >= self._idle_deadline() or self._unfinished.is_over(now, self.h2.is_mid_head, self.requests):
             self._goodbye()
             return
         if self.options.keepalive_interval and not self._keep_alive(now):
@@ -385,17 +397,9 @@ class H2ServerConnection:
         limit = self.limits.idle_timeout if self.requests else self.limits.head_timeout
         return self._busy_at + limit if limit else inf
 
-    def _is_stuck(self, now: float) -> bool:
-        """A frame or head that is begun and never ends."""
-        if not self.h2.is_mid_head:
-            self._mid_since = None
-        elif self._mid_since is None:
-            self._mid_since = now
-        return bool(self.limits.head_timeout) and self._mid_since is not None and now - self._mid_since >= self.limits.head_timeout
-
     def _next_look(self, now: float) -> float:
         options = self.options
-        wait = min(LOOK_SECONDS, self.limits.idle_timeout or LOOK_SECONDS)
+        wait = min(LOOK_SECONDS, self.limits.idle_timeout or LOOK_SECONDS, self._unfinished.wait(now))
         if not self._streams and not self.h2.open_streams:
             wait = min(wait, max(self._idle_deadline() - now, 0.0))
         if self._drain_state == OPEN:

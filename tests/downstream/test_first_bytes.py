@@ -12,7 +12,7 @@ from sidecar.codec.h2.limits import H2Limits
 from sidecar.downstream.first_bytes import FirstBytes
 from sidecar.downstream.h1 import H1ServerConnection
 from sidecar.downstream.h2 import H2ServerConnection
-from sidecar.model import HTTP2Options
+from sidecar.model import HTTP2Options, HTTPLimits
 from tests.memory import GET, MemoryTransport, World
 
 
@@ -50,6 +50,19 @@ def test_first_bytes_choose(pieces: int, data: bytes, kind: type) -> None:
         assert transport.take()[3] == 4, "SETTINGS come first"
     transport.lose()
     assert [type(each) for each in world.closed] == [FirstBytes], "the listener knows the connection by this object"
+
+
+@pytest.mark.parametrize("count", [3, 13, 14, 20, 23])
+def test_a_preface_in_slow_octets_has_the_head_timeout_in_all(count: int) -> None:
+    """Wherever it stops; the connection of HTTP/2 that its first 14 octets make does not begin to wait anew."""
+    world = World(limits=HTTPLimits(head_timeout=30.0))
+    transport = undecided(world)
+    for number in range(29):
+        transport.receive(PREFACE[number : number + 1] if number < count else b"")
+        world.clock.advance(1)
+    assert not transport.closing
+    world.clock.advance(2)
+    assert transport.closing and not world.exchanges
 
 
 def test_silence_ends_as_over_http1() -> None:

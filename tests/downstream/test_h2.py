@@ -6,7 +6,7 @@ import gc
 
 from zope.interface.verify import verifyObject
 
-from sidecar.codec.h2.frames import GOAWAY, LARGEST_STREAM_ID, RST_STREAM
+from sidecar.codec.h2.frames import DATA, GOAWAY, HEADERS, LARGEST_STREAM_ID, RST_STREAM, frame
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.websocket import accept_of
 from sidecar.downstream.h2 import DRAIN_ROUND_TRIP_SECONDS, FREE_STREAMS, LINGER_SECONDS, STALL_SECONDS
@@ -423,14 +423,56 @@ def test_connection_without_a_request_is_closed_after_the_head_timeout() -> None
 
 
 def test_head_that_never_ends_is_not_waited_for() -> None:
-    """Slowloris in frames."""
+    """Slowloris in frames: a connection is looked at within 15 s, and then when the time is over."""
     world = answering()
+    world.limits = HTTPLimits(head_timeout=5.0)
     client = H2Client(world)
     client.send(request())
     client.transport.receive(b"\x00\x00\x10\x01")
-    for _ in range(10):
-        world.clock.advance(10)
+    for second in range(22):
+        assert not client.transport.closing or second >= 5
+        world.clock.advance(1)
     assert client.transport.closing
+
+
+def test_heads_that_are_incomplete_now_and_then_are_no_head_without_end() -> None:
+    """Each look meets another one of a busy client."""
+    world = answering()
+    world.limits = HTTPLimits(head_timeout=5.0)
+    client = H2Client(world)
+    for number in range(100):
+        frame = headers(2 * number + 1, PLAIN_GET)
+        client.transport.receive(frame[:-3])
+        world.clock.advance(1)
+        client.transport.receive(frame[-3:])
+        world.turn()
+    assert not client.transport.closing and client.connection.requests == 100
+
+
+def test_a_head_that_never_ends_does_not_live_on_other_streams() -> None:
+    """Nothing can come behind it, so a stream that is open for long is no reason to wait."""
+    world = World(limits=HTTPLimits(head_timeout=5.0))
+    client = H2Client(world)
+    client.send(request())
+    block = headers(3, PLAIN_GET)[9:]
+    client.transport.receive(frame(HEADERS, 0, 3, block[:2]))
+    for _ in range(22):
+        world.clock.advance(1)
+        client.transport.receive(b"")
+    client.exchange()
+    assert client.transport.closing or client.transport.half_closed
+    assert [record.detail for record in world.records] == ["the client began a head and did not complete it within 5 s (limits.head_timeout)"]
+
+
+def test_a_body_in_slow_pieces_is_waited_for() -> None:
+    """A frame of it may take longer than a head may."""
+    world = World(limits=HTTPLimits(head_timeout=5.0))
+    client = H2Client(world)
+    client.send(request(b"POST"), end=False)
+    client.transport.receive(frame(DATA, 0, 1, bytes(100))[:20])
+    for _ in range(60):
+        world.clock.advance(1)
+    assert not client.transport.closing
 
 
 def test_keep_alive_ping() -> None:

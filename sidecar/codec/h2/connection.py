@@ -84,6 +84,11 @@ class H2Connection(ReceivingHalf):
         """Is a frame, a head or the preface begun and not complete?"""
         return bool(self._held or self._block_stream or self._preface)
 
+    @property
+    def is_mid_block(self) -> bool:
+        """Is a head begun whose CONTINUATION is awaited? Nothing else may come before that."""
+        return self._block_stream != 0
+
     def start(self) -> None:
         """The connection preface is in the batch (section 3.4), with the credit for the connection."""
         limits = self.limits

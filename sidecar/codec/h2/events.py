@@ -15,13 +15,12 @@ JOINED_OCTETS = 4_096
 
 
 def join(stream_id: int, chunk: bytes, events: list[tuple[int, Any]]) -> None:
-    """A chunk below `JOINED_BELOW` is in `events`, perhaps as a part of the last one."""
-    if events:
-        last, before = events[-1]
-        if last == stream_id and type(before) is bytes and len(before) < JOINED_OCTETS:
-            events[-1] = (stream_id, before + chunk)
-            return
-    events.append((stream_id, chunk))
+    """A chunk below `JOINED_BELOW` is in `events`, whose last one is a chunk; perhaps as a part of that."""
+    last, before = events[-1]
+    if last == stream_id and len(before) < JOINED_OCTETS:
+        events[-1] = (stream_id, before + chunk)
+    else:
+        events.append((stream_id, chunk))
 
 
 class StreamReset:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidecar.codec.h2 import events as happened
 from sidecar.codec.h2.decoder import CompressionError, Decoder
+from sidecar.codec.h2.events import JOINED_BELOW
 from sidecar.codec.h2.fields import (
     Malformed,
     ResponseParts,
@@ -382,10 +383,11 @@ class ReceivingHalf(SendingHalf):
         if stream.is_discarded:
             self.consumed(stream_id, octets)
         else:
-            if octets >= happened.JOINED_BELOW:
-                events.append((stream_id, payload))
-            elif octets:
-                happened.join(stream_id, payload, events)
+            if octets:
+                if octets < JOINED_BELOW and events and type(events[-1][1]) is bytes:
+                    happened.join(stream_id, payload, events)
+                else:
+                    events.append((stream_id, payload))
             if end:
                 events.append((stream_id, END))
         if end:
