@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
@@ -56,9 +57,16 @@ class Consul(Asking):
         wait: Annotated[float, Meta(ge=1, le=MAX_WAIT_SECONDS, extra={"syntax": "duration"})] = WAIT_SECONDS
         failure_refresh_rate: Backoff = Backoff(base=1.0, max=30.0)
 
-    def __init__(self, config: Config, context: Any) -> None:
+    @staticmethod
+    def validate(config: Config) -> Iterator[str]:
+        """What types cannot say."""
         if config.address.is_unix:
-            raise ValueError("expected the agent's HOST:PORT; UNIX sockets are not supported")
+            yield "expected the agent's HOST:PORT; UNIX sockets are not supported"
+        yield from pace.rate_problems(config.failure_refresh_rate.base)
+
+    def __init__(self, config: Config, context: Any) -> None:
+        for problem in self.validate(config):
+            raise ValueError(problem)
         self._config = config
         self._clock = context.clock
         findings = Findings(f"consul service {config.service} at {config.address}", context.clock, context.log)

@@ -38,6 +38,7 @@ class _Name:
     known: tuple[Endpoint, ...] | None = None
     was_tried: bool = False
     problem: str = ""
+    remark: str = ""  # on its last good answer
     timer: Any = None
     targets: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
 
@@ -87,6 +88,7 @@ class DNS:
             yield "a name stands here twice"
         if not 0 < config.min_refresh_rate <= config.max_refresh_rate:
             yield f"expected a min_refresh_rate above 0 and at most max_refresh_rate ({config.max_refresh_rate:g} s), got {config.min_refresh_rate:g} s"
+        yield from pace.rate_problems(config.failure_refresh_rate.base)
         if not config.timeout:
             yield "expected a timeout above 0"
         for server in config.servers:
@@ -133,6 +135,7 @@ class DNS:
         """Ask once, and say when to ask again."""
         config = self._config
         is_given_up = False
+        name.remark = ""
         try:
             name.known, ttl = await (self._services(name) if not name.port else self._addresses(name))
             wait = refresh_after(ttl, config.min_refresh_rate, config.max_refresh_rate, random.random)
@@ -173,7 +176,7 @@ class DNS:
                 for endpoint in endpoints:
                     found.setdefault(endpoint.address, endpoint)
             self._is_told = True
-            self._findings.found(tuple(found.values()), next((name.problem for name in self._names if name.problem), ""))
+            self._findings.found(tuple(found.values()), next(filter(None, (name.problem or name.remark for name in self._names)), ""))
         elif is_given_up and not known:
             self._findings.give_up()
 
@@ -197,19 +200,22 @@ class DNS:
         asking: list[Deferred[_Target]] = [self._at_a_time.run(self._target, name, target) for target in targets]
         found = dict(zip(targets, await gatherResults(asking), strict=True))
         name.targets = {target: each.hosts.addresses for target, each in found.items()}
-        services = [Service(record.priority, record.weight, record.port, target, found[target].hosts.addresses) for record, target in named]
+        # At port 0 nobody can be connected to; one such record takes nothing from the others.
+        usable = [(record, target) for record, target in named if record.port]
+        services = [Service(record.priority, record.weight, record.port, target, found[target].hosts.addresses) for record, target in usable]
         ttl = min(records.ttl, *(each.hosts.ttl for each in found.values())) if found else records.ttl
         problems = [each.problem for each in found.values() if each.problem is not None]
+        if len(usable) < len(named):
+            name.remark = f"{name.host} has a record with port 0, to which nobody can connect"
         weighed = weigh(services)
         if not weighed:
-            raise (problems[0] if problems else NoSuchName(f"{name.host} is not served", ttl))
+            raise (problems[0] if problems else NoSuchName(name.remark or f"{name.host} is not served", ttl))
         weighed.sort(key=lambda each: (each.priority, each.host, each.port))
         if self._config.mode == "logical":
             weighed = weighed[:1]
         return tuple(
             Endpoint(address=make_address(each.host, each.port), weight=each.weight, priority=each.priority, hostname=each.target) for each in weighed
         ), ttl
-
 
     async def _target(self, name: _Name, target: str) -> _Target:
         try:

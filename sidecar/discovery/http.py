@@ -25,6 +25,7 @@ CONNECT_SECONDS = 5.0  # Envoy: connect_timeout
 # A question after so many seconds of silence, then every so many; the peer is gone when so many are not answered: after a minute (client-go's 30 s of silence).
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 MAX_CA_BYTES = 1024 * 1024
+MAX_HEAD_BYTES = 256 * 1024  # of an answer, with what comes in the same read: Twisted keeps as many header fields as a server sends
 PEM_END = "-----END CERTIFICATE-----"
 
 
@@ -47,8 +48,8 @@ class Fetched:
 
 
 class Server:
-    """One server. `base`: "http://HOST:PORT" or "https://HOST:PORT". `ca_file`: PEM, whom to trust instead of the system's authorities; read again when it
-    changes.
+    """One server, asked one thing at a time. `base`: "http://HOST:PORT" or "https://HOST:PORT". `ca_file`: PEM, whom to trust instead of the system's
+    authorities; read again when it changes.
     """
 
     def __init__(self, reactor: Any, base: str, ca_file: Path | None) -> None:
@@ -58,26 +59,43 @@ class Server:
         self._ca_state: State = None
         self._agent: Agent | None = None
         self._pool: HTTPConnectionPool | None = None
+        # Of the head that is awaited; None while a body is read.
+        self._head_bytes: int | None = 0
 
     def fetch(self, path: str, fields: dict[str, bytes], limit: int, deadline: float) -> Deferred[Fetched]:
         """Fires with the answer to a GET whose body has at most `limit` octets and is there within `deadline` seconds; fails with `FetchFailed`, or with
         `CancelledError` when it is cancelled.
         """
-        return self._ask(path, fields, deadline, lambda response: _Whole(response, limit))
+        return self._ask(path, fields, deadline, deadline, lambda response: _Whole(response, limit))
 
-    def follow(self, path: str, fields: dict[str, bytes], limit: int, deadline: float, lines: Callable[[list[bytes]], Deferred[None]]) -> Deferred[Fetched]:
+    def follow(
+        self, path: str, fields: dict[str, bytes], limit: int, deadline: float, lines: Callable[[list[bytes]], Deferred[None]], head_deadline: float
+    ) -> Deferred[Fetched]:
         """Give `lines` the lines of an answer with status 200 as they come, in batches; nothing more is read until its Deferred fired. Fires at the end with an
-        answer without body; a line that the end cuts off is dropped. With another status it is as `fetch`. A line has at most `limit` octets.
+        answer without body; a line that the end cuts off is dropped. With another status it is as `fetch`. A line has at most `limit` octets. The head is
+        there within `head_deadline` seconds, the rest within `deadline` after it.
         """
-        return self._ask(path, fields, deadline, lambda response: _Lines(response, limit, lines) if response.code == 200 else _Whole(response, limit))
+
+        def reader(response: Any) -> _Body:
+            return _Lines(response, limit, lines) if response.code == 200 else _Whole(response, limit)
+
+        return self._ask(path, fields, head_deadline, deadline, reader)
 
     def close(self) -> None:
         """Close what is idle."""
         if self._pool is not None:
             self._pool.closeCachedConnections()
 
-    def _ask(self, path: str, fields: dict[str, bytes], deadline: float, reader: Callable[[Any], _Body]) -> Deferred[Fetched]:
-        state: dict[str, Any] = {"is_late": False, "is_cancelled": False, "running": None}
+    def _takes(self, octets: int) -> bool:
+        """So many more came from the server: are they not too many?"""
+        if self._head_bytes is None:
+            return True
+        self._head_bytes += octets
+        return self._head_bytes <= MAX_HEAD_BYTES
+
+    def _ask(self, path: str, fields: dict[str, bytes], head_deadline: float, deadline: float, reader: Callable[[Any], _Body]) -> Deferred[Fetched]:
+        state: dict[str, Any] = {"is_late": False, "is_cancelled": False, "running": None, "seconds": head_deadline}
+        self._head_bytes = 0
 
         def end(why: str) -> None:
             state[why] = True
@@ -90,9 +108,13 @@ class Server:
         def expire() -> None:
             end("is_late")
 
-        timer = self._reactor.callLater(deadline, expire)
+        timer = self._reactor.callLater(head_deadline, expire)
 
         def answered(response: Any) -> Any:
+            self._head_bytes = None
+            if deadline != head_deadline:
+                state["seconds"] = deadline
+                timer.reset(deadline)
             body = reader(response)
             state["running"] = body.done
             response.deliverBody(body)
@@ -106,12 +128,16 @@ class Server:
             if not isinstance(result, Failure):
                 outcome.callback(result)
             elif state["is_late"]:
-                outcome.errback(FetchFailed(f"{self.base} did not answer within {deadline:g} s"))
+                outcome.errback(FetchFailed(f"{self.base} did not answer within {state['seconds']:g} s"))
             else:
                 outcome.errback(result)
 
         def unanswered(failure: Failure) -> Any:
-            return failure if failure.check(CancelledError) else Failure(FetchFailed(f"{self.base}: {_words(failure)}"))
+            if failure.check(CancelledError):
+                return failure
+            is_long = self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES
+            why = f"the head of the answer has more than {MAX_HEAD_BYTES} octets" if is_long else _words(failure)
+            return Failure(FetchFailed(f"{self.base}: {why}"))
 
         try:
             headers = Headers({name.encode(): [value] for name, value in fields.items()})
@@ -132,39 +158,52 @@ class Server:
             self.close()
             self._pool = HTTPConnectionPool(self._reactor, persistent=True)
             self._pool.maxPersistentPerHost = 1
-            self._agent = Agent.usingEndpointFactory(self._reactor, _Endpoints(self._reactor, policy), self._pool)
+            self._agent = Agent.usingEndpointFactory(self._reactor, _Endpoints(self._reactor, policy, self._takes), self._pool)
             self._ca_state = state
         return self._agent
 
 
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
-    """As the Agent's own, with connections whose dead peers are noticed."""
+    """As the Agent's own, with connections whose dead peers are noticed and whose answers have heads of bounded length."""
 
-    def __init__(self, reactor: Any, policy: Any) -> None:
+    def __init__(self, reactor: Any, policy: Any, takes: Callable[[int], bool]) -> None:
         self._reactor = reactor
         self._policy = policy
+        self._takes = takes
 
     def endpointForURI(self, uri: Any) -> Any:
         """See `IAgentEndpointFactory`."""
         endpoint: Any = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, timeout=CONNECT_SECONDS)
         if uri.scheme == b"https":
             endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
-        return _KeptAlive(endpoint)
+        return _Watched(endpoint, self._takes)
 
 
 @implementer(IStreamClientEndpoint)
-class _KeptAlive:
-    """An endpoint with TCP's keep-alive: a watch is silent for minutes, and must not wait for a server whose machine is gone."""
+class _Watched:
+    """An endpoint with TCP's keep-alive: a watch is silent for minutes, and must not wait for a server whose machine is gone. A connection on which more
+    octets come than `takes` is closed.
+    """
 
-    def __init__(self, endpoint: Any) -> None:
+    def __init__(self, endpoint: Any, takes: Callable[[int], bool]) -> None:
         self._endpoint = endpoint
+        self._takes = takes
 
     def connect(self, factory: Any) -> Any:
         """See `IStreamClientEndpoint`."""
         return self._endpoint.connect(factory).addCallback(self._connected)
 
     def _connected(self, protocol: Any) -> Any:
+        received = protocol.dataReceived
+
+        def bounded(data: bytes) -> None:
+            if self._takes(len(data)):
+                received(data)
+            else:
+                protocol.transport.abortConnection()
+
+        protocol.dataReceived = bounded
         transport = protocol.transport
         while getattr(transport, "transport", None) is not None:  # TLS stands on another one
             transport = transport.transport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -29,12 +29,14 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PAGE_ITEMS = 50  # slices in one piece of a list: 5000 endpoints of the usual slices, decoded in a few milliseconds
 MAX_PAGE_BYTES = 64 * 1024 * 1024  # 50 of the largest slices (1000 endpoints each) have 25 MiB
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # the largest slice has half a MiB; an object in etcd has at most 1.5 MiB
-LIST_SECONDS = 30.0  # for one piece of a list
+LIST_SECONDS = 30.0  # for one piece of a list, and for the head of a watch, which is there before its first event
 # For how long one watch is asked: by chance, so that not all sidecars come back together after the API server was restarted (client-go: 5 to 10 minutes).
 WATCH_SECONDS = 300
 GRACE_SECONDS = 30.0  # the server ends a watch by itself; if it does not, we do
 # A watch that ends sooner and without an event was no watch: then we wait longer each time.
 SHORT_SECONDS = 1.0
+# After so many failures in a row the list is asked for anew: a server that was restored from a backup may refuse for ever to go on from what we know.
+RELIST_FAILURES = 3
 
 
 class _Gone(Exception):
@@ -61,10 +63,17 @@ class Kubernetes(Asking):
         ca_file: Path | None = None
         failure_refresh_rate: Backoff = Backoff(base=1.0, max=30.0)
 
+    @staticmethod
+    def validate(config: Config) -> Iterator[str]:
+        """What types cannot say."""
+        if config.server is not None and not config.server.startswith(("https://", "http://")):
+            yield f"expected `server` to be http://HOST:PORT or https://HOST:PORT, got {config.server!r}"
+        yield from pace.rate_problems(config.failure_refresh_rate.base)
+
     def __init__(self, config: Config, context: Any, environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT) -> None:
+        for problem in self.validate(config):
+            raise ValueError(problem)
         base = config.server or _in_cluster(environ)
-        if not base.startswith(("https://", "http://")):
-            raise ValueError(f"expected `server` to be http://HOST:PORT or https://HOST:PORT, got {base!r}")
         self._clock = context.clock
         self._token_file = config.token_file or (account / "token" if config.server is None else None)
         ca_file = config.ca_file or (account / "ca.crt" if config.server is None else None)
@@ -96,6 +105,8 @@ class Kubernetes(Asking):
                 self._log.info("{source}: listing anew, what was known is too old to go on from", source=self._findings.source)
             except FetchFailed as error:
                 wait = self._backoff.failed()
+                if self._backoff.failures >= RELIST_FAILURES:
+                    self._version = ""
                 self._findings.failed(str(error))
             except ValueError as error:
                 # Something was not understood, so what it would have told is not known.
@@ -139,7 +150,7 @@ class Kubernetes(Asking):
             "timeoutSeconds": str(seconds),
         }
         begun, before = self._clock.seconds(), self._version
-        answer = await self._server.follow(self._url(query), self._fields(), MAX_EVENT_BYTES, seconds + GRACE_SECONDS, self._events)
+        answer = await self._server.follow(self._url(query), self._fields(), MAX_EVENT_BYTES, seconds + GRACE_SECONDS, self._events, LIST_SECONDS)
         self._check(answer)
         if self._version == before and self._clock.seconds() - begun < SHORT_SECONDS:
             raise FetchFailed("the watch ended as soon as it had begun")

@@ -61,10 +61,12 @@ def weigh(services: Iterable[Service]) -> list[Weighed]:
     """The addresses of SRV records: the lowest priority number becomes 0, the next 1, and so on, because endpoints' priorities have no gaps. A target's
     weight is shared by its addresses; the numbers are as small as they can be without changing their ratio.
     """
-    records = [service for service in services if service.hosts]
+    by_priority: dict[int, list[Service]] = {}
+    for service in services:
+        if service.hosts:
+            by_priority.setdefault(service.priority, []).append(service)
     weighed: list[Weighed] = []
-    for rank, priority in enumerate(sorted({each.priority for each in records})):
-        peers = [each for each in records if each.priority == priority]
+    for rank, (_, peers) in enumerate(sorted(by_priority.items())):
         weights = _whole([Fraction(each.weight * WEIGHT_SCALE or 1, len(each.hosts)) for each in peers])
         weighed += [Weighed(host, each.port, rank, weight, each.target) for each, weight in zip(peers, weights, strict=True) for host in each.hosts]
     return weighed

@@ -6,7 +6,7 @@ mean: "EndpointSlices", section Conditions: unknown `ready` counts as ready, unk
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import attrs
@@ -152,29 +152,36 @@ class Slices:
         self._family = family
         self._region = region
         self._found: dict[str, tuple[str, list[_Found]]] = {}
+        # Those that have endpoints and not the port that is meant: name -> which ports they have.
+        self._portless: dict[str, str] = {}
         # A sentence for each slice of which something could not be used.
         self.problems: dict[str, str] = {}
 
     def replaced(self, slices: list[Slice]) -> Steps[None]:
-        """These and no others. What was known stays until all are converted."""
+        """These and no others. What was known stays until all are converted. Raises `ValueError` when the port that is meant is nowhere."""
         problems: dict[str, str] = {}
+        portless: dict[str, str] = {}
         found = {}
         for each in slices:
-            found[each.metadata.name] = (each.address_type, (yield from self._converted(each, problems)))
-        self._found, self.problems = found, problems
+            found[each.metadata.name] = (each.address_type, (yield from self._converted(each, problems, portless)))
+        _check_ports(found, portless)
+        self._found, self._portless, self.problems = found, portless, problems | portless
 
     def put(self, changed: Slice) -> Steps[None]:
-        """This one is new, or changed."""
-        problems: dict[str, str] = {}
-        found = yield from self._converted(changed, problems)
+        """This one is new, or changed. Raises `ValueError` when the port that is meant is then nowhere."""
         name = changed.metadata.name
+        problems: dict[str, str] = {}
+        portless = {key: sentence for key, sentence in self._portless.items() if key != name}
+        found = {**self._found, name: (changed.address_type, (yield from self._converted(changed, problems, portless)))}
+        _check_ports(found, portless)
         self.problems.pop(name, None)
-        self.problems.update(problems)
-        self._found[name] = (changed.address_type, found)
+        self.problems |= problems | portless
+        self._found, self._portless = found, portless
 
     def delete(self, gone: Slice) -> None:
         """This one is gone."""
         self._found.pop(gone.metadata.name, None)
+        self._portless.pop(gone.metadata.name, None)
         self.problems.pop(gone.metadata.name, None)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -202,14 +209,18 @@ class Slices:
             if kind == family:
                 yield from found
 
-    def _converted(self, each: Slice, problems: dict[str, str]) -> Steps[list[_Found]]:
+    def _converted(self, each: Slice, problems: dict[str, str], portless: dict[str, str]) -> Steps[list[_Found]]:
         found: list[_Found] = []
         if each.address_type not in ("IPv4", "IPv6"):
             problems[each.metadata.name] = f"slice {each.metadata.name}: addresses of the type {each.address_type!r} are not supported"
             return found
         if not each.endpoints:
             return found  # which may have no ports either
-        port = self._port_of(each)
+        try:
+            port = self._port_of(each)
+        except ValueError as error:
+            portless[each.metadata.name] = str(error)
+            return found
         for piece in sliced(each.endpoints):
             for endpoint in piece:
                 try:
@@ -232,6 +243,14 @@ class Slices:
         listed = ", ".join(f"{port.name or '(no name)'} {port.port}" for port in ports) or "none"
         wanted = "one port, or the name of one as `port`" if self._port is None else f"the port {self._port!r}"
         raise ValueError(f"expected {wanted}; slice {each.metadata.name} has: {listed}")
+
+
+def _check_ports(found: Mapping[str, tuple[str, list[_Found]]], portless: Mapping[str, str]) -> None:
+    """Pods without the port are left out beside others that have it: a new version may lack it, and the old one must not be stuck with endpoints that are gone.
+    Where none has it, it is a mistake, and no reason to serve nobody. Raises `ValueError`.
+    """
+    if portless and not any(endpoints for _, endpoints in found.values()):
+        raise ValueError(next(iter(portless.values())))
 
 
 def _converted(endpoint: _Endpoint, port: int, region: str) -> _Found | None:

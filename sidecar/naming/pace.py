@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+# The least first wait: with less a server that refuses would be asked without a pause, and so would the processor.
+MIN_BASE_SECONDS = 0.01
 Die = Callable[[], float]  # gives a number from 0 to 1, as `random.random`
 
 
@@ -29,6 +31,12 @@ class Backoff:
     def succeeded(self) -> None:
         """The next failure is a first one."""
         self.failures = 0
+
+
+def rate_problems(base: float) -> Iterator[str]:
+    """What is wrong with a `failure_refresh_rate` that begins with `base` seconds."""
+    if base < MIN_BASE_SECONDS:
+        yield f"expected a failure_refresh_rate with a base of at least {MIN_BASE_SECONDS:g} s, got {base:g} s"
 
 
 def spread(seconds: float, share: float, die: Die) -> float:

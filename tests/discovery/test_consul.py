@@ -66,6 +66,21 @@ def test_promise() -> None:
     assert verifyObject(IDiscovery, Consul(Consul.Config(service="pay"), FakeContext()))
 
 
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"address": Address(path="/run/consul")}, "UNIX sockets are not supported"),
+        ({"failure_refresh_rate": Backoff(base=0.0, max=0.0)}, "a base of at least 0.01 s, got 0 s"),
+    ],
+)
+def test_configurations_that_cannot_work(config: dict[str, Any], problem: str) -> None:
+    """They are told of by the check, and by the plugin itself."""
+    made = Consul.Config(service="pay", **config)
+    assert any(problem in sentence for sentence in Consul.validate(made))
+    with pytest.raises(ValueError, match=problem):
+        Consul(made, FakeContext())
+
+
 def test_blocking_queries() -> None:
     """The first does not wait, each next one waits from the index of the last answer, and a change is told at once."""
 

@@ -14,6 +14,7 @@ from sidecar.address import Address
 from sidecar.discovery.dns import DNS
 from sidecar.discovery.resolver import Hosts, LookupFailed, NoSuchName, Records
 from sidecar.interfaces import IDiscovery
+from sidecar.model import Backoff
 from sidecar.testing import STARTED, FakeContext
 from tests.discovery.name_server import NameServer, a, srv
 from tests.discovery.watching import Told, run, until
@@ -191,6 +192,24 @@ def test_services(make: Make) -> None:
     plugin.stop()
 
 
+def test_a_record_with_port_0(make: Make) -> None:
+    """Takes nothing from the others, and is told of; alone it is no service."""
+    records = Records((Target(0, 1, 0, "a.shop"), Target(0, 1, 8081, "b.shop")), 1)
+    plugin, servers, told, _ = make({"_http._tcp.pay": records, "a.shop": Hosts(("10.0.0.1",), 60), "b.shop": Hosts(("10.0.0.2",), 60)}, "_http._tcp.pay")
+    assert told.sets == [["10.0.0.2:8081"]]
+    sentence = "_http._tcp.pay has a record with port 0, to which nobody can connect"
+    assert plugin.snapshot()["last_error"] == sentence
+    assert plugin.snapshot()["failures"] == 0
+    servers.answers["_http._tcp.pay"] = Records((Target(0, 1, 8081, "b.shop"),), 1)
+    advance(plugin, 1.1)
+    assert plugin.snapshot()["last_error"] == ""
+    servers.answers["_http._tcp.pay"] = Records((Target(0, 1, 0, "a.shop"),), 1)
+    advance(plugin, 1.1)
+    assert plugin.snapshot()["last_error"] == sentence
+    assert told.sets == [["10.0.0.2:8081"]]
+    plugin.stop()
+
+
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
@@ -202,6 +221,7 @@ def test_services(make: Make) -> None:
         ({"names": "pay:80", "min_refresh_rate": 0.0}, "min_refresh_rate above 0"),
         ({"names": "pay:80", "min_refresh_rate": 9.0, "max_refresh_rate": 5.0}, "at most max_refresh_rate"),
         ({"names": "pay:80", "timeout": 0.0}, "timeout above 0"),
+        ({"names": "pay:80", "failure_refresh_rate": Backoff(base=0.0, max=0.0)}, "a base of at least 0.01 s, got 0 s"),
         ({"names": "pay:80", "servers": (Address("dns.example", 53),)}, "IP address and port of a name server"),
     ],
 )

@@ -50,6 +50,12 @@ def drip(request: Asked) -> None:
     request.transport.write(b"bc")
 
 
+def endless(request: Asked) -> None:
+    """A head without an end."""
+    request.transport.write(b"HTTP/1.1 200 OK\r\n")
+    request.transport.write(b"X-A: %b\r\n" % (b"a" * 1000) * 300)
+
+
 def half(request: Asked) -> None:
     """An answer that ends too early."""
     request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\nabc")
@@ -68,6 +74,7 @@ def test_slow_answers() -> None:
         (lambda request: request.answer(b"x" * 101), 5.0, "more than 100 octets"),
         (lambda request: request.transport.write(b"SSH-2.0-x\r\n\r\n"), 5.0, "http://127.0.0.1:"),
         (lambda request: request.cut(), 5.0, "http://127.0.0.1:"),
+        (endless, 5.0, "the head of the answer has more than 262144 octets"),
         (lambda request: None, 0.1, "did not answer within 0.1 s"),
         (lambda request: (request.begin(), request.send(b"a")), 0.1, "did not answer within 0.1 s"),
     ],
@@ -131,7 +138,7 @@ def test_dead_peers_are_noticed() -> None:
     assert run(scenario) == [(1, 30)]
 
 
-def followed(*script: Callable[[Asked], Any], limit: int = 100, lines: Any = None, deadline: float = 5.0) -> Any:
+def followed(*script: Callable[[Asked], Any], limit: int = 100, lines: Any = None, deadline: float = 5.0, head_deadline: float = 5.0) -> Any:
     """(answer, lines) of one stream."""
 
     async def scenario(reactor: Any) -> Any:
@@ -144,7 +151,7 @@ def followed(*script: Callable[[Asked], Any], limit: int = 100, lines: Any = Non
             return deferLater(reactor, 0.001, lambda: None)
 
         try:
-            return await server.follow("/", {}, limit, deadline, lines or take), got
+            return await server.follow("/", {}, limit, deadline, lines or take, head_deadline), got
         finally:
             server.close()
             await api.end()
@@ -183,6 +190,28 @@ def test_a_line_without_end() -> None:
     """Is not kept for ever."""
     with pytest.raises(FetchFailed, match="a line has more than 100 octets"):
         followed(stream(b"x" * 60, b"x" * 60))
+
+
+def test_the_head_of_a_stream_has_its_own_time() -> None:
+    """A server that is stuck before its head is not waited for as long as a stream may last; one that is silent after it is."""
+    with pytest.raises(FetchFailed, match=r"did not answer within 0\.1 s"):
+        followed(lambda request: None, head_deadline=0.1)
+    with pytest.raises(FetchFailed, match=r"did not answer within 0\.2 s"):
+        followed(lambda request: request.begin(), head_deadline=5.0, deadline=0.2)
+
+
+def test_long_bodies_are_not_taken_for_heads() -> None:
+    """Neither of one answer nor of the next one on the same connection."""
+
+    async def scenario(reactor: Any) -> list[int]:
+        api = API(reactor, *[lambda request: request.answer(b"x" * 400_000)] * 3)
+        server = Server(reactor, f"http://127.0.0.1:{api.port}", None)
+        sizes = [len((await server.fetch("/", {}, 1_000_000, 5.0)).body) for _ in range(3)]
+        server.close()
+        await api.end()
+        return sizes
+
+    assert run(scenario) == [400_000] * 3
 
 
 def test_a_stream_that_is_refused() -> None:

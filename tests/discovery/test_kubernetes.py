@@ -223,6 +223,19 @@ def test_a_watch_that_fails(wrong: Callable[[Asked], Any]) -> None:
     watched(scenario, lists("1", a_slice("a", "10.0.0.1")), wrong, wrong)
 
 
+def test_a_server_that_never_goes_on_from_what_we_know() -> None:
+    """As after a restore from a backup, with an error that is not 410: after a few refusals the list is asked for anew."""
+    refused = watches(event("ERROR", {"code": 504, "message": "Too large resource version: 900, current: 7"}), end="well")
+
+    async def scenario(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> None:
+        await until(reactor, lambda: len(told.sets) == 2)
+        assert [each.query.get("resourceVersion", "") for each in api.asked[:6]] == ["", "900", "900", "900", "", "7"]
+        assert told.sets == [["10.0.0.1:80"], ["10.0.0.2:80"]]
+        await until(reactor, lambda: not plugin.snapshot()["last_error"])
+
+    watched(scenario, lists("900", a_slice("a", "10.0.0.1")), refused, refused, refused, lists("7", a_slice("a", "10.0.0.2")), watches())
+
+
 def test_an_event_that_is_not_understood() -> None:
     """What it would have told is not known, so the list is asked for anew."""
 
@@ -243,6 +256,21 @@ def test_a_port_that_is_not_there() -> None:
         assert told.sets == []
 
     watched(scenario, *[lists("1", a_slice("a", "10.0.0.1"))] * 50, port="grpc")
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"server": "10.0.0.1:443"}, "expected `server` to be http://HOST:PORT or https://HOST:PORT"),
+        ({"failure_refresh_rate": Backoff(base=0.0, max=1.0)}, "a base of at least 0.01 s, got 0 s"),
+    ],
+)
+def test_configurations_that_cannot_work(config: dict[str, Any], problem: str) -> None:
+    """They are told of by the check, and by the plugin itself."""
+    made = Kubernetes.Config(**{"service": "pay", "server": "http://127.0.0.1:1", **config})
+    assert any(problem in sentence for sentence in Kubernetes.validate(made))
+    with pytest.raises(ValueError, match=r"."):
+        Kubernetes(made, FakeContext())
 
 
 def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

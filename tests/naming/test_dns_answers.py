@@ -51,6 +51,23 @@ def test_priorities_and_weights(rows: list[tuple[int, int, int]], expected: list
     assert [(each.priority, each.weight) for each in weigh(services(*rows))] == expected
 
 
+def test_records_of_many_priorities_are_looked_at_once() -> None:
+    """An answer by TCP holds thousands: not each priority looks at all of them."""
+
+    class Counted(int):
+        comparisons = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.comparisons += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    weighed = weigh([Service(Counted(priority), 1, 80, "t", ("10.0.0.1",)) for priority in range(300)])
+    assert [each.priority for each in weighed] == list(range(300))
+    assert Counted.comparisons < 3000
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 65535), st.integers(0, 7)), max_size=8))
 def test_shares_are_kept(rows: list[tuple[int, int, int]]) -> None:
     """Whatever the numbers: weights an endpoint can have, priorities without gaps, and each target gets its share as far as whole numbers can say it."""

@@ -132,6 +132,24 @@ def test_ports() -> None:
         made(one("a", at("10.0.0.1")), port="http2")
 
 
+def test_a_port_that_only_some_pods_have() -> None:
+    """Those without it are left out and told of. In a rollout to a version without the port the sidecar must not be stuck with old pods that are gone."""
+    new = one("new", at("10.0.0.2"), ports=({"name": "web", "port": 9090},))
+    known = made(one("old", at("10.0.0.1")), new, port="http")
+    assert shown(known) == [("10.0.0.1", "healthy")]
+    assert known.problems == {"new": "expected the port 'http'; slice new has: web 9090"}
+    at_once(known.put(msgspec.convert(one("old", at("10.0.0.3")), Slice)))
+    assert shown(known) == [("10.0.0.3", "healthy")]
+    assert list(known.problems) == ["new"]
+    with pytest.raises(ValueError, match="expected the port 'http'; slice new has: web 9090"):
+        at_once(known.put(msgspec.convert(one("old"), Slice)))
+    assert shown(known) == [("10.0.0.3", "healthy")]  # nobody has it any more: a mistake, and no empty cluster
+    known.delete(msgspec.convert(new, Slice))
+    assert known.problems == {}
+    at_once(known.put(msgspec.convert(one("old"), Slice)))
+    assert shown(known) == []
+
+
 def test_what_cannot_be_used() -> None:
     """Is left out and told, and the rest serves."""
     known = made(one("a", at("not an address"), at("10.0.0.1"), {"addresses": []}), one("b", at("pay.example"), kind="FQDN"))
