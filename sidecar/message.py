@@ -23,7 +23,7 @@ class RequestHead(msgspec.Struct, eq=False, gc=False):
     RFC 9112 section 3.2.2, else from Host or :authority); b"" only for an HTTP/1.0 request without Host. `path`: origin-form path with query, b"*" for the asterisk-form, b"" for
     CONNECT. `version`: 10, 11 or 20. `content_length`: octets announced, None when unknown (chunked, or HTTP/2 without the field). `end_stream`: no body follows.
     `upgrade`: the protocol asked for by `Upgrade` (or `:protocol`), lower-case, else None; a head with it is a candidate for a tunnel, as is the method CONNECT.
-    `expects_continue`: the client waits for 100 (RFC 9110 section 10.1.1). `known`: the codec's own, what it remembers of heads like this one.
+    `expects_continue`: the client waits for 100 (RFC 9110 section 10.1.1). `known`: the fields as a `codec.known.KnownFields` when others may be like them, else None; not to be changed.
     Headers exclude nothing but what the codec consumed: Transfer-Encoding and the Connection-listed and hop-by-hop fields are already removed.
     """
 

@@ -52,8 +52,15 @@ class W3CTracer:
 
     def begin(self, exchange: Any, sample: float) -> None:
         """See `ITracer`. tracestate goes on unless the traceparent beside it is not valid (section 4.3 of the recommendation)."""
-        headers = exchange.request.headers
+        request = exchange.request
+        known = request.known
+        if known is not None and known.is_traced is False:
+            exchange.trace = self._root(None, sample, False)
+            return
+        headers = request.headers
         came = [each for each in headers.fields if each[0] in _FIELDS]
+        if known is not None:
+            known.is_traced = bool(came)
         if not came:
             exchange.trace = self._root(None, sample, False)
             return

@@ -13,7 +13,8 @@ from sidecar.errors import SidecarError
 from sidecar.headers import Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
-from sidecar.proxy.grpc_call import GRPCCall, call_of, final_status
+from sidecar.proxy.grpc_call import GRPCCall, final_status
+from sidecar.proxy.head_facts import HeadFacts, learn
 from sidecar.proxy.hints import Times
 from sidecar.proxy.http import Caller, HTTPRuntime, new_request_id
 from sidecar.proxy.route import RouteRuntime
@@ -35,8 +36,10 @@ class ExchangeState:
         "_connector",
         "_cookie",
         "_deadline",
+        "_facts",
         "_flow",
         "_inbox",
+        "_is_stamped",
         "_last_moved",
         "_mirroring",
         "_outbox",
@@ -111,8 +114,11 @@ class ExchangeState:
         self.trace: Any = None
         self.state_: dict[object, Any] | None = None
         self.notes: list[tuple[str, str]] = []
-        # What is counted of a gRPC call; None for any other request.
-        self.grpc: GRPCCall | None = call_of(request) if request.method == b"POST" else None
+        # What its fields say to us, as they came, or as filters left them.
+        known = request.known
+        self._facts: HeadFacts = learn(request) if known is None or known.facts is None else known.facts
+        # What is counted of a gRPC call ("gRPC over HTTP2": the method is POST); None for any other request.
+        self.grpc: GRPCCall | None = GRPCCall() if self._facts.speaks_grpc and request.method == b"POST" else None
         self.error: SidecarError | None = None
         # Response flags beside the error's own, comma-separated.
         self.flags = ""
@@ -128,7 +134,7 @@ class ExchangeState:
         self._outbox: list[bytes | End] | None = None
         self._flow: BodyFlow | None = None
         self._response_flow: Any = None
-        self._response_sent = self._retried_stale = False
+        self._response_sent = self._retried_stale = self._is_stamped = False
         self._request_paused = self._response_paused = 0
         self._reroutes = 0
         self._ticket: Any = None

@@ -29,16 +29,11 @@ def is_call(request: RequestHead) -> bool:
     """Is this request a call ("gRPC over HTTP2": the method is POST)?"""
     if request.method != b"POST":
         return False
-    # `Headers.get`, without the call: every POST comes here twice.
+    # `Headers.get`, without the call.
     for name, value, _ in request.headers.fields:
         if name == b"content-type":
             return value == grpc.CONTENT_TYPE or grpc.is_content_type(value)
     return False
-
-
-def call_of(request: RequestHead) -> GRPCCall | None:
-    """The call that this request is, None for any other request."""
-    return GRPCCall() if is_call(request) else None
 
 
 def outcome(call: GRPCCall, fields: Headers | None) -> int:

@@ -13,7 +13,7 @@ from sidecar.headers import Headers, field
 from sidecar.model import RETRY_ATTEMPTS, MaxStreamDuration, ValueMatch
 from sidecar.policy.conditions import GRPC_STATUSES, HTTP_CONDITIONS, Conditions, named, statuses_in
 from sidecar.policy.retry import RetryRules
-from sidecar.policy.timeouts import grpc_timeout, grpc_timeout_seconds, milliseconds, stream_duration
+from sidecar.policy.timeouts import grpc_timeout, milliseconds, stream_duration
 
 TIMEOUT = b"x-envoy-upstream-rq-timeout-ms"
 PER_TRY_TIMEOUT = b"x-envoy-upstream-rq-per-try-timeout-ms"
@@ -84,7 +84,7 @@ class Hints:
             return None
         headers = exchange.request.headers
         times: Times | None = None
-        asked = grpc_timeout_seconds(headers.get(GRPC_TIMEOUT)) if exchange.grpc is not None else None
+        asked = exchange._facts.call_timeout if exchange.grpc is not None else None
         duration = 0.0 if self._duration is None else stream_duration(self._duration, asked)
         if asked is not None or duration:
             times = Times(self._timeout, self._ends_with_head)
@@ -160,7 +160,7 @@ class Hints:
                 # 0 would be taken for no limit.
                 same = field(EXPECTED, b"%d" % (told if told > 1 else 1))
                 self._told = told, same
-            if EXPECTED in headers:
+            if exchange._is_stamped or exchange._facts.expects_time:
                 headers.remove(EXPECTED)
             headers.fields.append(same)
         if times is not None and times.call_ends:

@@ -61,7 +61,6 @@ class HTTPRuntime:
         "sample",
         "seconds",
         "settings",
-        "special",
         "stale_retries",
         "tracer",
         "tunnel_octets",
@@ -91,7 +90,6 @@ class HTTPRuntime:
         self.wants_record = False
         self.upgrades = frozenset(name.lower().encode() for name in settings.upgrades)
         self.keeps_certificate = settings.forwarded_client_cert == "keep"
-        self.special = CERTIFICATE_NAMES | {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto"}
         self.draining = False
         # `overload.Gate`: asked for every request, while there is anything to ask.
         self.gate: Any = None

@@ -23,7 +23,6 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
     principal = exchange.principal
     trace = exchange.trace
     grpc = exchange.grpc
-    agent = request.headers.get(b"user-agent")
     upstream_seconds = exchange.upstream_seconds
     flags = "" if error is None else error.flag
     if exchange.flags:
@@ -57,7 +56,7 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         exchange.request_id.decode("latin-1"),
         "" if trace is None else trace.trace_id,
         "" if trace is None else trace.span_id,
-        "" if agent is None else agent.decode("latin-1"),
+        exchange._facts.agent,
         exchange.notes,
         None if grpc is None else exchange.grpc_status,
         0 if grpc is None else grpc.requests.count,

@@ -23,7 +23,8 @@ from sidecar.headers import Field, Headers
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.calls import PluginCalls
-from sidecar.proxy.grpc_call import call_of, is_call
+from sidecar.proxy.grpc_call import GRPCCall
+from sidecar.proxy.head_facts import facts_of
 from sidecar.proxy.http import CERTIFICATE_NAMES, new_request_id
 from sidecar.proxy.mirroring import Mirroring, MirrorRuntime
 from sidecar.proxy.route import RouteRuntime
@@ -88,8 +89,7 @@ class RequestWay(PluginCalls):
         http = self.http
         caller = self.caller
         headers = request.headers
-        special = http.special
-        found = [each for each in headers.fields if each[0] in special]
+        found = self._facts.forwarded
         came: dict[bytes, bytes] = {each[0]: each[1] for each in found} if found else _NOTHING
         fields: list[Field] = headers.fields
         if came:
@@ -192,6 +192,7 @@ class RequestWay(PluginCalls):
             if self._reroutes > REROUTES_LIMIT:
                 self.fail(PluginFailed(f"the request was rerouted more than {REROUTES_LIMIT} times, last by {step.account.name}"))
                 return None
+            self._facts = facts_of(self.request.headers.fields)
             if not self._find_route():
                 self.fail(RouteNotFound(f"no route after {step.account.name} changed the request"))
                 return None
@@ -228,9 +229,11 @@ class RequestWay(PluginCalls):
         if self.chain.choosy:
             self.chain = self._narrowed(self.chain)
         chain = self.chain
-        if chain.request_head and request.method == b"POST" and is_call(request) != (self.grpc is not None):
-            # A filter made a call of it, or something else of a call.
-            self.grpc = call_of(request)
+        if chain.edits_request or route.edit_request is not None:
+            self._facts = facts = facts_of(request.headers.fields)
+            if request.method == b"POST" and facts.speaks_grpc != (self.grpc is not None):
+                # A filter made a call of it, or something else of a call.
+                self.grpc = GRPCCall() if facts.speaks_grpc else None
         sink: Any = self._retry
         mirroring: Mirroring | None = None
         if route.mirrors is not None:
@@ -358,6 +361,7 @@ class RequestWay(PluginCalls):
         """What each attempt says anew in the request's head: the trace context, and what is left of time."""
         if self.route is not None and self.route.hints is not None:
             self.route.hints.stamp(self)
+        self._is_stamped = True
         tracer = self.http.tracer
         if tracer is not None:
             step = tracer.inject

@@ -66,6 +66,7 @@ class Chain:
         "buffers_response",
         "choosy",
         "done",
+        "edits_request",
         "narrowed",
         "request_body",
         "request_head",
@@ -88,6 +89,8 @@ class Chain:
         self.done: tuple[Step, ...] = ()
         self.buffers_request = self.buffers_response = False
         self.streams_request = self.streams_response = False
+        # Any filter that may change a request's head?
+        self.edits_request = False
         # Any hook on the response at all?
         self.touches_response = False
         # (takes_part, position) of plugins that look at the bodies of some exchanges only; and the chains without some of them, by their positions.
@@ -100,6 +103,7 @@ class Chain:
         if chain is None:
             chain = self.narrowed[positions] = Chain()
             chain.request_head, chain.response_head, chain.done = self.request_head, self.response_head, self.done
+            chain.edits_request = self.edits_request
             for name in ("request_body", "request_trailers", "response_body", "response_trailers"):
                 setattr(chain, name, tuple(step for step in getattr(self, name) if step.position not in positions))
             chain.settle()
@@ -140,6 +144,7 @@ def compile_chain(
             forward["request_head"].append(Step(_limit(plugin, account, compile_descriptors(tuple(plugin.descriptors)), seconds), account, position))
         if promises.IRequestHeadHook in provided:
             forward["request_head"].append(Step(plugin.request_head, account, position))
+            chain.edits_request = True
         if promises.IRequestBodyHook in provided:
             forward["request_body"].append(Step(plugin.request_body, account, position, plugin.request_body_mode))
         if promises.IRequestTrailersHook in provided:

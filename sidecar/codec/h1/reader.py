@@ -207,7 +207,7 @@ class RequestReader(MessageReader):
         if after < len(data):
             self._complete(data, after)
         known = self._known
-        return RequestHead(parts[0], parts[1], known[1] or b"", Headers(known[0].copy()), 11, self._scheme)
+        return RequestHead(parts[0], parts[1], known[1] or b"", Headers(known[0].copy()), 11, self._scheme, 0, True, None, False, known[0])
 
     def _read_fields(self, block: bytes) -> FieldsRead:
         read = super()._read_fields(block)
