@@ -451,5 +451,6 @@ class IConnector(Interface):
         """Ask for a stream to an endpoint other than `tried`; `fresh`: on a new connection. Answers by `upstream_ready` or `upstream_unavailable`, perhaps before returning.
         Returns a ticket with `cancel()` (harmless after the answer)."""
 
-    def has_other(tried: tuple[Any, ...], match: Any) -> bool:
-        """Is there an endpoint that nobody says anything against, beside those `tried`, for requests with this `metadata_match` (or None)? Of very many only some are looked at."""
+    def has_other(tried: tuple[Any, ...], match: Any, also_ejected: bool = False) -> bool:
+        """Is there an endpoint that nobody says anything against, beside those `tried`, for requests with this `metadata_match` (or None)? `also_ejected`: or one that only its own
+        earlier answers speak against. Of very many only some are looked at."""

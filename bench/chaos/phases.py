@@ -76,11 +76,15 @@ def scenario(kinds: Sequence[str], obedient: Sequence[str], calm: float, trouble
             troubles = tuple((index, modes[index % 4]) for index in range(count) if index != well)
             yield Phase(f"only {kinds[well]} is well", trouble, troubles)
             yield Phase("calm", calm)
+            well = able[turn % len(able)]
+            troubles = tuple((index, "503" if index in able else "kill") for index in range(count) if index != well)
+            yield Phase(f"503 but {kinds[well]}", trouble, troubles)
+            yield Phase("calm", calm)
         turn += 1
 
 
-def short_scenario(trouble: float, calm: float) -> list[Phase]:
-    """The worst of it, for three that obey."""
+def short_scenario(count: int, trouble: float, calm: float) -> list[Phase]:
+    """The worst of it, for `count` that obey, at least three."""
     return [
         Phase("calm", calm),
         Phase("kill", trouble, ((0, "kill"),)),
@@ -88,7 +92,9 @@ def short_scenario(trouble: float, calm: float) -> list[Phase]:
         Phase("reset", trouble, ((2, "reset"),)),
         Phase("503", trouble, ((0, "503"),)),
         Phase("idle 20", trouble, ((1, "idle 20"),)),
-        Phase("only one is well", trouble, ((0, "refuse"), (1, "kill"))),
+        Phase("503 but one", trouble, tuple((index, "503") for index in range(count) if index != 1)),
+        Phase("reset but one", trouble, tuple((index, "reset") for index in range(count) if index != 2)),
+        Phase("only one is well", trouble, tuple((index, ("refuse", "kill")[index % 2]) for index in range(count - 1))),
         Phase("calm", calm),
     ]
 

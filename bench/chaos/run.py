@@ -44,7 +44,7 @@ outbound:
       endpoints: [{endpoints}]
       timeout: 15s
       connect_timeout: 500ms
-      retry: {{attempts: {attempts}, per_try_timeout: 1s}}
+      retry: {{per_try_timeout: 1s}}
       outlier_detection:
         consecutive_5xx: 3
         interval: {interval}s
@@ -87,7 +87,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--weights", type=lambda text: [int(each) for each in text.split(",")], default=[1, 2, 1, 2, 1], help="of the backends, in order")
     parser.add_argument("--calm", type=float, default=6.0, help="seconds of a calm phase")
     parser.add_argument("--trouble", type=float, default=6.0, help="seconds of a trouble")
-    parser.add_argument("--short", action="store_true", help="the worst of it once, for three backends")
+    parser.add_argument("--short", action="store_true", help="the worst of it once, for three and more backends that obey")
     parser.add_argument("--config", default="", help="lines that are added to the service of the sidecar's configuration")
     parser.add_argument("--recovery", type=float, default=RECOVERY_SECONDS, help="seconds within which a backend is used again (default %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes (default bench/chaos.json)")
@@ -127,7 +127,7 @@ class Run:
         config = self._directory / "sidecar.yaml"
         endpoints = ", ".join(f"{{address: 127.0.0.1:{each.port}, weight: {each.weight}}}" for each in self._backends)
         more = "\n".join(f"      {line}" for line in self._options.config.splitlines())
-        config.write_text(CONFIG.format(endpoints=endpoints, attempts=len(self._backends), interval=INTERVAL_SECONDS, ejection=EJECTION_SECONDS, more=more))
+        config.write_text(CONFIG.format(endpoints=endpoints, interval=INTERVAL_SECONDS, ejection=EJECTION_SECONDS, more=more))
         log = self._directory / "sidecar.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -166,7 +166,7 @@ class Run:
     def _phases(self) -> Iterable[Phase]:
         options = self._options
         if options.short:
-            yield from phases.short_scenario(options.trouble, options.calm)
+            yield from phases.short_scenario(len(self._kinds), options.trouble, options.calm)
             return
         end = time.monotonic() + options.seconds
         endless = phases.scenario(self._kinds, backends.OBEDIENT, options.calm, options.trouble)

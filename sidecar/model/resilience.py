@@ -42,7 +42,8 @@ class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many retries may run in a cluster at a time: so many percent of its running requests, but at least `min_retry_concurrency`. Beyond, each retry takes one
-    of those that were saved: every request of the route saves `budget_percent` of one, up to `max_saved`, so that an endpoint may die with many requests on it.
+    of those that were saved: every request of the route saves `budget_percent` of one, up to `max_saved`, so that an endpoint may die with many requests on it. It is given back when the
+    request is answered well in the end.
     """
 
     budget_percent: Percent = 20
@@ -51,8 +52,9 @@ class RetryBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well, but not those whose connection was refused while another endpoint was
-    left. Only what is safe is sent twice:
+    """When a request is sent again, to another endpoint if there is one. `attempts` counts all, the first one as well. Beyond them, up to `attempts_max` in all, it goes on to endpoints that were
+    not tried: when connections were refused, and, as long as retries are saved (`RetryBudget`), when attempts failed; an `attempts_max` that is not above `attempts` makes those a hard limit.
+    Only what is safe is sent twice:
     idempotent methods, a request with one of `idempotency_headers`, or one of which nothing can have reached the application. `body_bytes`: a longer
     body is not kept for it. `per_try_timeout`: from the complete request to the answer's head, `per_try_idle_timeout`: nothing moves on the attempt; 0 for none.
     `silent_after`: a GET, HEAD or OPTIONS without an answer for so long gets another attempt beside it, at another endpoint; null for the route's timeout divided by `attempts`, 0 for never.
@@ -65,6 +67,7 @@ class Retry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retriable_headers: tuple[ValueMatch, ...] = ()
     policy: PluginRef | None = None
     attempts: Annotated[int, Meta(ge=1, le=RETRY_ATTEMPTS)] = 3
+    attempts_max: Annotated[int, Meta(ge=0, le=RETRY_ATTEMPTS)] = RETRY_ATTEMPTS
     per_try_timeout: Duration = 0.0
     per_try_idle_timeout: Duration = 0.0
     silent_after: Duration | None = None

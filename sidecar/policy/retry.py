@@ -19,7 +19,7 @@ class RetryRules:
     what it wants to see."""
 
     __slots__ = (
-        "attempts", "backoff_base", "backoff_max", "body_bytes", "budget_percent", "decide", "hedge", "idempotency_headers", "is_plain",
+        "attempts", "attempts_max", "backoff_base", "backoff_max", "body_bytes", "budget_percent", "decide", "hedge", "idempotency_headers", "is_plain",
         "min_retry_concurrency", "needs_timer", "per_try_idle_timeout", "per_try_timeout", "retry_after_max", "save_limit", "save_share", "saved",
         "spare_timers", "statuses",
     )  # fmt: skip
@@ -28,6 +28,7 @@ class RetryRules:
         self.decide = decide
         self.statuses = statuses
         self.attempts = settings.attempts
+        self.attempts_max = settings.attempts_max
         self.per_try_timeout = settings.per_try_timeout
         self.per_try_idle_timeout = settings.per_try_idle_timeout
         self.hedge = hedge
@@ -54,14 +55,29 @@ class RetryRules:
         """
         return dice * min(self.backoff_max, self.backoff_base * 2.0 ** min(retry - 1, 30))
 
-    def is_within_budget(self, retries: int, active: int) -> bool:
-        """May one more retry run beside `retries` others, with `active` requests running in the cluster? Beyond the share a saved one is used up."""
-        if self.budget_percent is None or retries < max(self.min_retry_concurrency, active * self.budget_percent / 100.0):
-            return True
+    def is_within_share(self, retries: int, active: int) -> bool:
+        """May one more retry run beside `retries` others, with `active` requests running in the cluster, without a saved one?"""
+        return self.budget_percent is None or retries < max(self.min_retry_concurrency, active * self.budget_percent / 100.0)
+
+    def take_saved(self) -> bool:
+        """Use up a saved retry. Was there one?"""
         if self.saved < 1.0:
             return False
         self.saved -= 1.0
         return True
+
+    def give_back(self, count: int) -> None:
+        """So many saved ones helped. While an overload lasts requests fail whatever is tried, and nothing comes back; where somebody is there who can
+        serve them retries cost nobody anything.
+        """
+        self.saved = min(self.save_limit, self.saved + count)
+
+    @property
+    def may_search(self) -> bool:
+        """Are there so many saved ones that a request may go on beyond its attempts? The other half is for ordinary retries, which do not depend on how many
+        endpoints there are.
+        """
+        return self.saved >= max(1.0, self.save_limit / 2.0)
 
 
 def retry_after_seconds(value: bytes | None, date: bytes | None, now: float) -> float | None:

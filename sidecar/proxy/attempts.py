@@ -36,8 +36,8 @@ class Retrying:
     """What an exchange with a retry policy keeps: its body up to a limit (in the place of a body flow, or behind one), its timers, its place in the budget."""
 
     __slots__ = (
-        "attempt", "attempts", "circuit", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_over", "is_too_long",
-        "per_try_timeout", "rules", "sides", "size", "statuses", "timer", "try_ends",
+        "attempt", "attempts", "attempts_max", "borrowed", "circuit", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_over",
+        "is_too_long", "per_try_timeout", "rules", "sides", "size", "statuses", "timer", "try_ends",
     )  # fmt: skip
 
     def __init__(self, exchange: Any, rules: RetryRules) -> None:
@@ -46,6 +46,9 @@ class Retrying:
         self.attempt = 1
         # What the caller may change where that is configured: how many, how long each, and conditions beside the policy's.
         self.attempts = rules.attempts
+        self.attempts_max = rules.attempts_max
+        # Saved retries that were used up for it, and are given back if it ends well.
+        self.borrowed = 0
         self.per_try_timeout = rules.per_try_timeout
         self.extra: Any = None
         self.statuses = rules.statuses
@@ -165,6 +168,10 @@ class Retrying:
         """One of several attempts was answered, and the client gets that."""
         if head.status < 500:
             self.exchange._connector.counters["retries_succeeded"] += 1
+            if self.borrowed:
+                self.rules.give_back(self.borrowed)
+                self.borrowed = 0
+        self._leave_places()
         self.drop_sides()
 
     def drop_sides(self) -> None:
@@ -185,6 +192,11 @@ class Retrying:
         if self.delayed is not None:
             self.delayed.cancel()
             self.delayed = None
+        self._leave_places()
+        self.events = []
+
+    def _leave_places(self) -> None:
+        """It is not being retried any more."""
         if self.connector is not None:
             self.connector.retries -= 1
             self.connector = None
@@ -192,7 +204,6 @@ class Retrying:
             circuit, _, priority = self.circuit
             circuit.leave_retry(priority)
             self.circuit = None
-        self.events = []
 
 
 def note_try(exchange: Any, outcome: str, why: str) -> None:

@@ -93,6 +93,8 @@ class SideAttempt:
             circuit.leave_beside(priority)
 
     def _observe(self, status: int) -> None:
+        if status >= 500:
+            self.picked.answered_badly()
         observe = self._connector.observe
         if observe is not None:
             observe(self.picked, status, self.exchange.http.seconds() - self.began)

@@ -141,7 +141,8 @@ class Hints:
             retry.extra = extra = _conditions(on or b"", grpc_on or b"", statuses or b"", names or b"")
             retry.statuses = _Either(retry.statuses, extra.statuses)
         if most is not None and most.isdigit() and len(most) < 4:
-            retry.attempts = min(int(most) + 1, RETRY_ATTEMPTS)
+            # A caller who counts gets no more than that.
+            retry.attempts = retry.attempts_max = min(int(most) + 1, RETRY_ATTEMPTS)
 
     def stamp(self, exchange: Any) -> None:
         """An attempt is about to go up: tell it which one it is, and how much time is left."""

@@ -77,7 +77,7 @@ class ResponseWay(PluginCalls):
     def _attempt_ended(self, status: int, seconds: float) -> None:
         """An attempt was answered, or will not be (503: it broke, 504: no answer in time): count it, and tell who watches endpoints."""
         if status >= 500:
-            self._picked.errors += 1
+            self._picked.answered_badly()
         observe = self._connector.observe
         if observe is not None:
             observe(self._picked, status, seconds)

@@ -10,11 +10,10 @@ import math
 import random
 from typing import Any
 
-from sidecar.codec.grpc import status_in
-from sidecar.errors import ConnectFailed, SidecarError, UpstreamClosed, UpstreamTimeout
+from sidecar.codec.grpc import http_status, status_in
+from sidecar.errors import ConnectFailed, SidecarError, UpstreamClosed, UpstreamOverflow, UpstreamTimeout
 from sidecar.facts import AttemptFacts
 from sidecar.message import ResponseHead
-from sidecar.model import RETRY_ATTEMPTS
 from sidecar.policy.retry import RetryRules, retry_after_seconds
 from sidecar.proxy.attempts import Retrying, note_try
 from sidecar.proxy.calls import PluginCalls
@@ -69,7 +68,8 @@ class RetryWay(PluginCalls):
         verdict = self._ask(retry, error, None, was_sent)
         if verdict is None:
             return False
-        return self._try_again(retry, endpoint, verdict, error.code, error.retry_safe or not was_sent, verdict.after_seconds, error)
+        is_failure = not isinstance(error, UpstreamOverflow)  # which is no endpoint's
+        return self._try_again(retry, endpoint, verdict, error.code, error.retry_safe or not was_sent, verdict.after_seconds, error, is_failure)
 
     def _retries_response(self, retry: Retrying, head: ResponseHead) -> bool:
         """The exchange's own attempt was answered with a status that the policy wants to see: is it passed over? Nothing of the answer has gone down yet."""
@@ -85,8 +85,11 @@ class RetryWay(PluginCalls):
             wait = retry_after_seconds(head.headers.get(b"retry-after"), head.headers.get(b"date"), self.http.seconds())
             if wait is not None and wait > retry.rules.retry_after_max:
                 self.notes.append(("retry", f"{outcome}; not sent again: Retry-After asks for {wait:g} s (retry.retry_after_max)"))
+                retry.borrowed = 0
                 return False
-        return self._try_again(retry, self._picked, verdict, outcome, False, wait)
+        status = status_in(head.headers)
+        is_failure = (head.status if self.grpc is None or status is None else http_status(status)) >= 500
+        return self._try_again(retry, self._picked, verdict, outcome, False, wait, is_failure=is_failure)
 
     def _ask(self, retry: Retrying, error: SidecarError | None, head: ResponseHead | None, was_sent: bool) -> TryAgain | None:
         """What the policy says; None for no."""
@@ -125,16 +128,29 @@ class RetryWay(PluginCalls):
     # -- another one -------------------------------------------------------------------------------------------------------------------------------
 
     def _try_again(
-        self, retry: Retrying, endpoint: Any, verdict: TryAgain, outcome: str, is_safe: bool, wait: float | None, error: SidecarError | None = None
+        self,
+        retry: Retrying,
+        endpoint: Any,
+        verdict: TryAgain,
+        outcome: str,
+        is_safe: bool,
+        wait: float | None,
+        error: SidecarError | None = None,
+        is_failure: bool = False,
     ) -> bool:
+        """`is_failure`: by the endpoint's fault, as who watches endpoints sees it."""
         delay = retry.rules.wait_before(retry.attempt, random.random()) if wait is None else wait
         what = f"{verdict.reason} ({outcome})" if verdict.reason else outcome
         is_free = type(error) is ConnectFailed and self._has_other(retry, endpoint)
-        reason = self._why_not(retry, is_safe, delay, is_free)
+        is_beyond = retry.attempt >= retry.attempts and not is_free and is_failure and self._may_search(retry, endpoint)
+        reason = self._why_not(retry, is_safe, delay, is_free, is_beyond)
         if reason:
             self.notes.append(("retry", f"{what}; not sent again: {reason}"))
+            retry.borrowed = 0
             return False
-        self._count_try(retry, "retries", is_free)
+        if is_beyond:
+            self.notes.append(("retry", f"{retry.attempts} attempts failed, and an endpoint is left that was not tried (retry.attempts_max)"))
+        self._count_try(retry, "retries", is_free, is_beyond)
         note_try(self, outcome, verdict.reason or outcome)
         if endpoint is not None:
             endpoint.retries += 1
@@ -153,17 +169,28 @@ class RetryWay(PluginCalls):
         """Nobody was burdened by an attempt that found no connection: as long as there is an endpoint that may be well and was not tried, the next one counts
         neither in `attempts` nor in the budget. Else callers would be refused while somebody is there who could serve them.
         """
-        if endpoint is None or retry.attempts < 2 or retry.attempts >= RETRY_ATTEMPTS:
+        if endpoint is None or retry.attempts < 2 or retry.attempts >= retry.attempts_max:
             return False
         has_other: bool = self._connector.has_other((*self._tried, endpoint), self.metadata_match)
         return has_other
 
-    def _count_try(self, retry: Retrying, counter: str, is_free: bool = False) -> None:
-        """One more attempt is going to be made, in the cluster's budget unless `is_free`."""
+    def _may_search(self, retry: Retrying, endpoint: Any) -> bool:
+        """All attempts failed, and an endpoint is left that was not asked and may be well, whatever is thought of it. Where one can serve, this finds it, and
+        what was saved for it is given back; where none can, the savings are soon used up, and an overload is not multiplied by the number of endpoints.
+        """
+        if endpoint is None or retry.attempts < 2 or retry.attempts >= retry.attempts_max or not retry.rules.may_search:
+            return False
+        has_other: bool = self._connector.has_other((*self._tried, endpoint), self.metadata_match, True)
+        return has_other
+
+    def _count_try(self, retry: Retrying, counter: str, is_free: bool = False, is_beyond: bool = False) -> None:
+        """One more attempt is going to be made, in the cluster's budget unless `is_free`, for a saved retry if `is_beyond`."""
         connector = self._connector
-        if is_free:
+        if is_beyond and retry.rules.take_saved():
+            retry.borrowed += 1
+        if is_free or is_beyond:
             retry.attempts += 1
-        elif retry.connector is None:
+        if not is_free and retry.connector is None:
             retry.connector = connector
             connector.retries += 1
         connector.counters[counter] += 1
@@ -180,14 +207,14 @@ class RetryWay(PluginCalls):
             self._upstream_is_congested = False
             self._resume_request()
 
-    def _why_not(self, retry: Retrying, is_safe: bool, delay: float, is_free: bool = False) -> str:
-        """Why there is no further attempt, or "". `is_free`: see `_has_other`."""
+    def _why_not(self, retry: Retrying, is_safe: bool, delay: float, is_free: bool = False, is_beyond: bool = False) -> str:
+        """Why there is no further attempt, or "". `is_free`: see `_has_other`; `is_beyond`: see `_may_search`."""
         rules = retry.rules
         request = self.request
         if not is_safe and request.method not in IDEMPOTENT and not any(name in request.headers for name in rules.idempotency_headers):
             return f"{request.method.decode('latin-1')} may have been carried out, and has no idempotency key"
         connector = self._connector
-        if retry.attempt >= retry.attempts and not is_free:
+        if retry.attempt >= retry.attempts and not is_free and not is_beyond:
             if retry.attempts > 1:
                 self.add_flag("URX")
                 connector.counters["retries_exhausted"] += 1
@@ -196,9 +223,11 @@ class RetryWay(PluginCalls):
             return f"its body is longer than {rules.body_bytes} octets (retry.body_bytes)"
         if self._deadline and self.http.seconds() + delay >= self._deadline:
             return "the route's timeout leaves no time"
-        if retry.connector is None and not is_free and not rules.is_within_budget(connector.retries, connector.active + connector.pending):
-            connector.counters["retries_denied"] += 1
-            return f"{connector.retries} retries run in the cluster already (retry.budget)"
+        if retry.connector is None and not is_free and not rules.is_within_share(connector.retries, connector.active + connector.pending):
+            if not rules.take_saved():
+                connector.counters["retries_denied"] += 1
+                return f"{connector.retries} retries run in the cluster already (retry.budget)"
+            retry.borrowed += 1
         if retry.circuit is None and self._circuit is not None:
             circuit, _, priority = self._circuit
             sentence: str = circuit.enter_retry(priority)

@@ -19,8 +19,8 @@ class EndpointPool:
     """
 
     __slots__ = (
-        "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle", "is_absent",
-        "is_closed", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
+        "_failed_after", "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle",
+        "is_absent", "is_closed", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -43,6 +43,8 @@ class EndpointPool:
         self._succeeded = 0
         # Answers of 500 and above, and attempts that broke or were not answered in time.
         self.errors = 0
+        # As long as no more attempts than these went well, the latest one that is over has failed. Counted at failures only: what goes well costs nothing.
+        self._failed_after = -1
         # `cluster.health.Health` where the cluster's endpoints are under watch.
         self.health: Any = None
         # Why active checks say that it is ill; None: they do not.
@@ -61,6 +63,22 @@ class EndpointPool:
         if self.waiting == ():
             self.connecting, self.idle, self.waiting = set(), deque(), deque()
         self.waiting.append(ticket)
+
+    def answered_badly(self) -> None:
+        """An attempt was answered with 500 or above, broke, or was not answered in time."""
+        self.errors += 1
+        # Once it has left `active` too, one more seems to have gone well.
+        self._failed_after = max(self._failed_after, self.requests - self.active - self.errors + 1)
+
+    def found_nobody(self) -> None:
+        """No connection could be made."""
+        self.failures += 1
+        self._failed_after = max(self._failed_after, self.requests - self.active - self.errors)
+
+    @property
+    def is_failing(self) -> bool:
+        """Has the latest of its attempts failed? May say so for one more that went well. One that was not asked yet may be well."""
+        return self.requests - self.active - self.errors <= self._failed_after
 
     @property
     def priority(self) -> int:

@@ -27,27 +27,41 @@ def better_untried(endpoints: Sequence[Any], chosen: Any, tried: tuple[Any, ...]
     """For another attempt of a request that failed at `tried`: an endpoint that may do better than the balancer's `chosen`, or `chosen`.
 
     The balancer knows only who is used now. When all of them were tried, one that was ejected for earlier answers may be well again, and is better than one
-    that failed a moment ago; and in panic one that is well is better than one that is not. `match`: the metadata that the route asks for, or None.
+    that failed a moment ago; and in panic one that is well is better than one that is not. Of those that are well, one whose latest attempt did not fail is
+    better: when all but one begin to fail, others' attempts have soon found out who it is. `match`: the metadata that the route asks for, or None.
     """
-    if chosen not in tried and is_well(chosen):
+    if chosen in tried:
+        best, best_rank = chosen, 4
+    elif not is_well(chosen):
+        best, best_rank = chosen, 3
+    elif chosen.is_failing:
+        best, best_rank = chosen, 1
+    else:
         return chosen
     if match is not None and not _has(chosen, match):
         match = None  # what was asked for is nowhere, and the cluster's fallback chose
-    best, best_rank = (chosen, 3) if chosen in tried else (chosen, 2)
     for each in _some(endpoints):
         if not each.weight or each in tried or each.configured.health != "healthy" or each.check_failure is not None:
             continue
         if match is not None and not _has(each, match):
             continue
-        rank = 0 if is_well(each) else 1
-        if rank < best_rank or (rank == best_rank and each.configured.priority < best.configured.priority):
+        rank = 2 if not is_well(each) else 1 if each.is_failing else 0
+        if rank < best_rank or (rank == best_rank and best is not chosen and each.configured.priority < best.configured.priority):
             best, best_rank = each, rank
     return best
 
 
-def has_other(endpoints: Sequence[Any], tried: tuple[Any, ...], match: Any) -> bool:
-    """Is there one that nobody says anything against, for requests with this `metadata_match`, beside those that were `tried`?"""
-    return any(each not in tried and each.weight and is_well(each) and _has(each, match or ()) for each in _some(endpoints))
+def has_other(endpoints: Sequence[Any], tried: tuple[Any, ...], match: Any, also_ejected: bool = False) -> bool:
+    """Is there one that nobody says anything against, for requests with this `metadata_match`, beside those that were `tried`? `also_ejected`: or one that
+    only its own earlier answers speak against.
+    """
+    return any(
+        each not in tried
+        and each.weight
+        and (is_well(each) or (also_ejected and each.configured.health == "healthy" and each.check_failure is None))
+        and _has(each, match or ())
+        for each in _some(endpoints)
+    )
 
 
 def _some(endpoints: Sequence[Any]) -> Iterator[Any]:

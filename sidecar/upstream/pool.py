@@ -190,9 +190,9 @@ class Connector:
             return None
         return self.wait(pool, owner, tried, fresh)
 
-    def has_other(self, tried: tuple[EndpointPool, ...], match: Match | None) -> bool:
+    def has_other(self, tried: tuple[EndpointPool, ...], match: Match | None, also_ejected: bool = False) -> bool:
         """See `IConnector`."""
-        return has_other(self.pools, tried, match)
+        return has_other(self.pools, tried, match, also_ejected)
 
     def serve(self, pool: EndpointPool, owner: Any, fresh: bool) -> bool:
         """Give the exchange a connection to this endpoint that is there, or a stream on one."""
@@ -261,7 +261,7 @@ class Connector:
         pool: EndpointPool = connection.endpoint
         pool.connecting.discard(connection)
         self._one_less(pool)
-        pool.failures += 1
+        pool.found_nobody()
         self.counters["connect_failures"] += 1
         if self.observe is not None:
             self.observe(pool, 503, 0.0)

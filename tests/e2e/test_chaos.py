@@ -1,4 +1,4 @@
-"""The chaos bench, short: three applications are killed, stopped, reset and refuse, and the promises hold."""
+"""The chaos bench, short: five applications are killed, stopped, reset, refuse and answer 503, also all but one at once, and the promises hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ RECOVERY_SECONDS = 20
 
 def test_promises_hold(tmp_path: Path) -> None:
     """No GET fails while one application is well, no POST arrives twice, everybody is used again."""
-    command = [sys.executable, "-m", "bench.chaos", "--short", "--backends", "python,python,python", "--weights", "1,1,1", "--rate", "100", "--calm", "2.5"]
+    command = [sys.executable, "-m", "bench.chaos", "--short", "--backends", ",".join(["python"] * 5), "--weights", "1,1,1,1,1"]
+    command += ["--rate", "100", "--calm", "2.5"]
     command += ["--trouble", "1.5", "--recovery", str(RECOVERY_SECONDS), "--directory", str(tmp_path), "--output", str(tmp_path / "chaos.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(tmp_path / 'sidecar.log').read_text()}"

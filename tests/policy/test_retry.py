@@ -25,19 +25,40 @@ def test_backoff(retry: int, dice: float) -> None:
 def test_budget() -> None:
     """A share of what runs, a few in any case, and no limit without a budget."""
     some = rules(budget=RetryBudget(budget_percent=20, min_retry_concurrency=3, max_saved=0))
-    assert some.is_within_budget(2, 0) and not some.is_within_budget(3, 0)
-    assert some.is_within_budget(19, 100) and not some.is_within_budget(20, 100)
-    assert rules(budget=None).is_within_budget(10_000, 0)
+    assert some.is_within_share(2, 0) and not some.is_within_share(3, 0)
+    assert some.is_within_share(19, 100) and not some.is_within_share(20, 100)
+    assert rules(budget=None).is_within_share(10_000, 0) and not some.take_saved()
 
 
 def test_what_was_saved_is_there_at_once() -> None:
     """Many requests may be on an endpoint that dies; in the long run retries stay within their share of the requests."""
     some = rules(budget=RetryBudget(budget_percent=50, min_retry_concurrency=0, max_saved=2))
-    assert [some.is_within_budget(0, 0) for _ in range(3)] == [True, True, False]
+    assert [some.take_saved() for _ in range(3)] == [True, True, False]
     some.saved += some.save_share
-    assert not some.is_within_budget(0, 0)
+    assert not some.take_saved()
     some.saved += some.save_share
-    assert some.is_within_budget(0, 0) and not some.is_within_budget(0, 0)
+    assert some.take_saved() and not some.take_saved()
+
+
+def test_what_helped_is_given_back() -> None:
+    """Never more than may be saved."""
+    some = rules(budget=RetryBudget(max_saved=3))
+    assert some.take_saved() and some.take_saved()
+    some.give_back(1)
+    assert some.saved == 2.0
+    some.give_back(5)
+    assert some.saved == 3.0
+
+
+def test_searching_leaves_half_to_others() -> None:
+    """Where nothing is saved, or can be, no request goes on beyond its attempts."""
+    some = rules(budget=RetryBudget(max_saved=4))
+    asked = []
+    while some.may_search:
+        asked.append(some.take_saved())
+    assert asked == [True, True, True] and some.saved == 1.0
+    assert not rules(budget=None).may_search and not rules(budget=RetryBudget(max_saved=0)).may_search
+    assert rules(budget=RetryBudget(max_saved=1)).may_search
 
 
 def test_timers() -> None:

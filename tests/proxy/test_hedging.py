@@ -116,7 +116,7 @@ def test_a_bad_answer_waits_for_the_other(bad: str, how: str) -> None:
 def test_when_both_fail(order: str) -> None:
     """A third attempt is made when there may be one; else the last failure is the client's."""
     for attempts, status in ((3, 200), (2, 503)):
-        world = Hedged(attempts=attempts)
+        world = Hedged(attempts=attempts, attempts_max=attempts)
         client, first = world.send(GET)
         second = world.late()
         for each in (first, second) if order == "first" else (second, first):

@@ -14,6 +14,7 @@ from sidecar.verdicts import GiveUp, TryAgain
 from tests.memory import GET, OK, POST, UPGRADE, World, retry_rules
 
 BAD = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nbad"
+NOTHING_SAVED: Any = {"budget": RetryBudget(max_saved=0)}
 KEYED = b"POST /a HTTP/1.1\r\nHost: app\r\nIdempotency-Key: 7\r\nContent-Length: 5\r\n\r\n"
 PUT = b"PUT /a HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\n"
 
@@ -88,12 +89,12 @@ def test_connections_that_fail_go_elsewhere() -> None:
 
 def test_when_attempts_are_used_up() -> None:
     """The last answer goes to the client, with URX; an error keeps its own flag beside it."""
-    world = Retried(attempts=2)
+    world = Retried(attempts=2, attempts_max=2)
     client, app = world.send(GET)
     app.receive(BAD)
     world.wait().receive(BAD)
     assert client.take().startswith(b"HTTP/1.1 503 ") and world.records[0].flags == "URX"
-    world = Retried(attempts=2, auto=False)
+    world = Retried(endpoints=2, attempts=2, auto=False)
     client = world.client()
     client.receive(GET)
     world.attempts[0].fail(ConnectTimeout("late"))
@@ -131,8 +132,9 @@ def test_when_every_connection_was_refused() -> None:
 
 
 def test_refused_connections_where_nothing_is_retried() -> None:
-    """One attempt is one attempt, a timeout of the connection counts, and so does a bad answer after a refusal."""
-    for settings, error in (({"attempts": 1}, ConnectFailed("refused")), ({"attempts": 2}, ConnectTimeout("late"))):
+    """One attempt is one attempt, `attempts_max` a limit for all of them, a timeout of the connection counts, and so does a bad answer after a refusal."""
+    refused, late = ConnectFailed("refused"), ConnectTimeout("late")
+    for settings, error in (({"attempts": 1}, refused), ({"attempts": 2, "attempts_max": 0}, refused), ({"attempts": 2, **NOTHING_SAVED}, late)):
         world = Retried(endpoints=5, auto=False, **settings)
         client = world.client()
         client.receive(GET)
@@ -140,7 +142,7 @@ def test_refused_connections_where_nothing_is_retried() -> None:
             world.attempts[index].fail(error)
             world.clock.advance(0.3)
         assert client.take().startswith(b"HTTP/1.1 503 ") and len(world.attempts) == settings["attempts"]
-    world = Retried(endpoints=5, auto=False, attempts=2)
+    world = Retried(endpoints=5, auto=False, attempts=2, **NOTHING_SAVED)
     client = world.client()
     client.receive(GET)
     refuse_all(world, 1)
@@ -255,7 +257,7 @@ def test_no_policy_gets_around_safety() -> None:
     """One that always wants more: a POST is sent once, a GET as often as configured, within time and budget."""
     for head, settings, times in (
         (POST + b"hello", {"attempts": 5}, 1),
-        (GET, {"attempts": 2}, 2),
+        (GET, {"attempts": 2, "attempts_max": 0}, 2),
         (GET, {"attempts": 5, "budget": RetryBudget(budget_percent=0, min_retry_concurrency=0, max_saved=0)}, 1),
         (PUT + b"hello", {"attempts": 5, "body_bytes": 4}, 1),
     ):
@@ -340,7 +342,7 @@ def test_a_slow_client_is_no_idle_endpoint() -> None:
 
 def test_counters() -> None:
     """What becomes of attempts is counted, for the cluster and for each endpoint."""
-    world = Retried(attempts=2)
+    world = Retried(attempts=2, attempts_max=0)
     for last in (OK, BAD):
         client, app = world.send(GET)
         app.receive(BAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
@@ -375,7 +377,7 @@ def test_retry_after() -> None:
 
 def test_time_for_one_attempt() -> None:
     """An endpoint that does not answer is left for another one; without more attempts the client gets 504."""
-    world = Retried(per_try_timeout=1, attempts=2)
+    world = Retried(endpoints=2, per_try_timeout=1, attempts=2)
     client, _ = world.send(GET)
     world.clock.pump([0.1] * 12)
     assert world.attempts[0].transport.aborted

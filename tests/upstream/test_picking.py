@@ -116,6 +116,18 @@ def test_in_panic_who_is_well_is_better_than_who_is_not() -> None:
     assert better_untried(everybody, pools[2], (pools[0],), None) is pools[2]
 
 
+def test_whose_latest_attempt_failed_is_asked_later() -> None:
+    """But before those that were ejected; among several such the balancer's choice stays."""
+    pools = named(3)
+    for index in (0, 1):
+        pools[index].answered_badly()
+    everybody = [pools[0], pools[1], pools[2], ejected(pools[3])]
+    assert better_untried(everybody, pools[1], (pools[0],), None) is pools[2]
+    assert better_untried(everybody, pools[1], (pools[0], pools[2]), None) is pools[1]
+    assert better_untried(everybody, pools[2], (pools[2],), None) in (pools[0], pools[1])
+    assert better_untried(everybody, pools[3], (pools[2],), None) in (pools[0], pools[1])
+
+
 def test_a_better_one_has_the_metadata_that_is_asked_for() -> None:
     """A subset stays a subset, unless nobody is in it and the fallback chose."""
     pools = {port: EndpointPool(Endpoint(address=Address("127.0.0.1", port), metadata={"v": "1" if port < 2 else "2"})) for port in range(1, 4)}
@@ -141,6 +153,7 @@ def test_whether_there_is_another() -> None:
     pools = named(2)
     assert has_other([pools[0], pools[1]], (pools[0],), None) and not has_other([pools[0], pools[1]], (pools[0], pools[1]), None)
     assert not has_other([pools[0], ejected(pools[1]), failing(pools[2])], (pools[0],), None) and not has_other([], (), None)
+    assert has_other([pools[0], pools[1]], (pools[0],), None, True) and not has_other([pools[0], pools[2]], (pools[0],), None, True)
     pools = named(1)
     assert not has_other([pools[0], pools[1]], (pools[0],), (("v", "1"),))
     pools[1].weight = 0
