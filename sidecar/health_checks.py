@@ -24,6 +24,12 @@ from sidecar.upstream.probing import Checker, ClusterChecks
 CLIENTS_PER_PROBE = 4
 
 
+def is_used(connector: Connector) -> bool:
+    """Has the cluster ever had a request, in any version of HTTP?"""
+    twin = connector.h2_twin
+    return connector.counters["requests"] > 0 or (twin is not None and twin.counters["requests"] > 0)
+
+
 class HealthChecks:
     """The checks of all clusters. `plugin_of(ref, where)`: the plugin and its account; `context_of(name)`: a plugin's context, for the event log.
     `count`: how many checks there are."""
@@ -59,13 +65,12 @@ class HealthChecks:
         seconds = self._reactor.seconds
         probes = ProbeConnector(probed, check.port, self._kept, dial(probed), seconds, self._timer, security)
         multiplex(probes, probed, self._reactor, self._timer)
-        counters = connector.counters
         return Checker(
             check,
             plugin,
             account,
             probes,
-            lambda: counters["requests"] > 0,
+            partial(is_used, connector),
             seconds,
             self._timer,
             partial(self._reactor.callLater, 0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sidecar.cluster.checking import NOT_YET
 from sidecar.cluster.grouping import Match
 from sidecar.model import Endpoint
 from sidecar.upstream.endpoint import EndpointPool
@@ -22,6 +23,16 @@ class ByVersion(Connector):
         self.h2_twin = twin
         twin.name = f"{self.name} over HTTP/2"
         twin.circuit = self.circuit
+        twin.membership_observers.append(self._twin_meets)
+
+    def _twin_meets(self, added: list[EndpointPool], removed: list[EndpointPool]) -> None:
+        """Before it uses them: what the checks say of its new endpoints so far, which they tell us alone."""
+        for pool in added:
+            own = self.members.at(pool.address)
+            if own is not None:
+                pool.check_failure, pool.is_absent = own.check_failure, own.is_absent
+            elif self.checks is not None:
+                pool.check_failure = NOT_YET  # we are about to take it up as well
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """See `Connector`."""

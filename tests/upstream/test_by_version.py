@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+
 from sidecar.address import Address
-from sidecar.model import CircuitBreakers, Cluster, Endpoint
+from sidecar.cluster.checking import NOT_YET
+from sidecar.health_checks import HealthChecks
+from sidecar.model import CircuitBreakers, Cluster, Endpoint, HealthCheck, PluginRef
+from sidecar.proxy.steps import Account
+from sidecar.testing import FakeContext
 from sidecar.upstream.by_version import ByVersion
 from sidecar.upstream.h1 import H1ClientConnection
 from sidecar.upstream.h2 import H2ClientConnection
@@ -26,6 +37,16 @@ def both(world: World) -> tuple[ByVersion, Connector]:
     world.connector = world.route.connector = first
     first.pair_with(twin)
     return first, twin
+
+
+def checked(world: World, first: ByVersion, check: Callable[[Any], Deferred[Any]]) -> None:
+    """The cluster's endpoints are checked by `check`, every five seconds where there is traffic; the checks have begun."""
+    ref = PluginRef(kind="health-check", name="check")
+    account = Account("health-check", "check", False)
+    checks = HealthChecks(world.clock, world.wheel.timer, lambda ref, where: (SimpleNamespace(check=check), account), FakeContext, 1)
+    checks.add(replace(first.cluster, health_checks=(HealthCheck(check=ref),)), first, None, lambda cluster: world._connect)
+    ensureDeferred(checks.start(0.1))
+    world.clock.advance(0.1)
 
 
 def test_each_request_in_its_own_version() -> None:
@@ -55,6 +76,37 @@ def test_limits_on_requests_are_for_both() -> None:
     modern = H2Client(world)
     head = modern.head(modern.send(request()))
     assert head.status == 503 and world.records[0].code == "upstream-overflow"
+
+
+def test_new_endpoints_are_checked_before_either_uses_them() -> None:
+    """What the checks say of an endpoint the part for HTTP/2 knows as soon as it knows the endpoint, also of one that comes back."""
+    world = World()
+    first, twin = both(world)
+    checked(world, first, lambda probe: Deferred())
+    old, new = (Endpoint(address=Address("127.0.0.1", port)) for port in (8080, 8081))
+    first.set_checked(first.pools[0], True, "")
+    first.set_endpoints([old, new])
+    world.turn()
+    assert [each.check_failure for each in twin.pools] == [each.check_failure for each in first.pools] == [None, NOT_YET]
+    assert {twin.pick(None, ()).address.port for _ in range(4)} == {8080}
+    first.set_checked(first.pools[1], False, "it says 500")
+    first.set_endpoints([old])
+    world.turn()
+    first.set_endpoints([old, new])
+    world.turn()
+    assert twin.pools[1].check_failure == NOT_YET
+
+
+def test_requests_over_http_2_are_traffic_as_well() -> None:
+    """Endpoints of a cluster that only gRPC clients use are not asked as seldom as those of one that nobody uses."""
+    world = World()
+    first, twin = both(world)
+    probes: list[Any] = []
+    checked(world, first, lambda probe: succeed(probes.append(probe)))
+    twin.counters["requests"] += 1
+    for _ in range(10):
+        world.clock.advance(5)
+    assert len(probes) >= 5
 
 
 def test_endpoints_and_their_health_are_known_to_both() -> None:
