@@ -36,7 +36,7 @@ class H2ClientConnection:
     """Made by the pool for one endpoint. `pool`: the `Connector`; `multiplexer`: shares the connection out."""
 
     __slots__ = (
-        "_ends_at", "_last_moved", "_pinged_at", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
+        "_ends_at", "_last_moved", "_pinged_at", "_shut_since", "_timer", "_unsent", "_used_at", "connecting", "endpoint", "h2", "high",
         "is_congested", "is_delivering", "is_due", "most", "multiplexer", "owner", "pool", "requests", "reserved", "slow", "state", "streams", "tls",
         "transport",
     )  # fmt: skip
@@ -62,6 +62,7 @@ class H2ClientConnection:
         self._timer = multiplexer.timer(self._look)
         self._last_moved = self._used_at = 0.0
         self._ends_at = inf
+        self._shut_since = 0.0  # when MAX_CONCURRENT_STREAMS became 0
         self._pinged_at: float | None = None
         self._unsent = 0
 
@@ -177,7 +178,9 @@ class H2ClientConnection:
         elif stream.is_tunnel and event.by_peer and event.code == NO_ERROR:
             owner.response_end(None)
         elif event.by_peer:
-            error = UpstreamReset(f"{self.describe()} reset the stream (code {event.code})")
+            again = f" also when it was asked {stream.replays} times more" if stream.replays else ""
+            what = f"did not take the stream (REFUSED_STREAM){again}" if event.retry_safe else f"reset the stream (code {event.code})"
+            error = UpstreamReset(f"{self.describe()} {what}")
             error.retry_safe = event.retry_safe
             owner.response_failed(error)
         else:
@@ -186,7 +189,9 @@ class H2ClientConnection:
     def _about_connection(self, event: Any) -> None:
         kind = type(event)
         if kind is SettingsChanged:
-            if self.state is CONNECTING:
+            if not self.h2.peer.concurrent_streams:
+                self._shut_out()
+            elif self.state is CONNECTING:
                 self.state = READY
                 self._used_at = now = self.multiplexer.seconds()
                 self._ends_at = end_of_life(self.pool.cluster.pool, now)
@@ -206,6 +211,15 @@ class H2ClientConnection:
                 self.transport.abortConnection()
         elif kind is WindowOpened:
             pass  # the batch is written anyway
+
+    def _shut_out(self) -> None:
+        """MAX_CONCURRENT_STREAMS is 0 (RFC 9113, section 6.5.2: for short durations). A new connection is none yet; one that was used is left after the time
+        that a new one has.
+        """
+        timeout = self.pool.cluster.connect_timeout
+        if self.state is READY and timeout:
+            self._shut_since = now = self.multiplexer.seconds()
+            self._timer.set(min(self._timer.deadline, now + timeout))
 
     def readConnectionLost(self) -> None:
         """The application ended its side."""
@@ -367,7 +381,9 @@ class H2ClientConnection:
         if self.state is GONE:
             return
         if self.state is CONNECTING:
-            self._give_up(ConnectTimeout(f"{self.describe()} did not send its HTTP/2 settings within {self.pool.cluster.connect_timeout:g} s"))
+            said = "takes no streams (SETTINGS_MAX_CONCURRENT_STREAMS is 0), also not after"
+            what = said if self.h2.peer.received else "did not send its HTTP/2 settings within"
+            self._give_up(ConnectTimeout(f"{self.describe()} {what} {self.pool.cluster.connect_timeout:g} s"))
             return
         if self.is_congested:
             unsent = self.transport.buffered
@@ -378,7 +394,7 @@ class H2ClientConnection:
             self._unsent = unsent
             self._timer.set(now + STALL_SECONDS)
             return
-        if now >= self._ends_at:
+        if now >= self._ends_at or self._is_shut_out(now):
             self.leave()
             if not self.reserved:
                 return
@@ -394,6 +410,10 @@ class H2ClientConnection:
             self.transport.abortConnection()
             return
         self._timer.set(now + self._next_look())
+
+    def _is_shut_out(self, now: float) -> bool:
+        """Has the server taken no streams for so long that it is asked on a new connection?"""
+        return self.state is READY and not self.h2.peer.concurrent_streams and now - self._shut_since >= self.pool.cluster.connect_timeout > 0.0
 
     def _next_look(self) -> float:
         options = self.multiplexer.options

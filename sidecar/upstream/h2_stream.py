@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Octets of a request kept until its answer begins, to send them again on another connection: unary gRPC calls fit, uploads are not held twice.
 REPLAY_BYTES = 64 * 1024
-# Connections that may refuse one request before its exchange is told: more than a server that restarts has.
-REPLAYS_LIMIT = 3
 
 Event = ResponseHead | bytes | End
 
@@ -201,11 +199,15 @@ class H2ClientStream:
 
     def may_replay(self) -> bool:
         """Is all that was sent still here? Then the same request can go to another connection."""
-        return self.replays < REPLAYS_LIMIT and self.replay is not None
+        return self.replay is not None and self._connection.multiplexer.refused.may_replay(self.replays)
 
     def wait_for_another(self) -> None:
         """The server did not take the stream: ask for one elsewhere. The exchange keeps this object until there is one."""
-        self._ticket = self._connection.multiplexer.again(self, self._connection)
+        self._ticket = self._connection.multiplexer.refused.again(self, self._connection)
+
+    def resume_asking(self, ticket: Any) -> None:
+        """It is asked for after a pause; `ticket`: the place in the queue, None when it was served at once."""
+        self._ticket = ticket
 
     def upstream_ready(self, stream: Any) -> None:
         """There is another stream: the exchange is told, sends the head, and what was sent before follows."""

@@ -19,6 +19,7 @@ from sidecar.model import HTTP2Options
 from sidecar.upstream.h1 import H1ClientConnection
 from sidecar.upstream.h2 import READY, H2ClientConnection
 from sidecar.upstream.h2_stream import H2ClientStream
+from sidecar.upstream.refused import Refused
 
 
 class Multiplexer:
@@ -44,6 +45,7 @@ class Multiplexer:
         self.later = later
         self.negotiates = negotiates
         self.counters = {"replays": 0}
+        self.refused = Refused(self)
         self._count = count
         self._shared: dict[Any, list[H2ClientConnection]] = {}
         self._single: set[Any] = set()  # endpoints that chose HTTP/1.1 the last time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from sidecar.codec.h2.frames import (
 )
 from sidecar.model import PoolLimits
 from sidecar.upstream.h2 import STALL_SECONDS
+from sidecar.upstream.refused import PAUSED_ALWAYS
 from tests.codec.h2.peers import block, frames
 from tests.memory import CHUNKED, GET, POST, World, body_of
 from tests.memory_h2 import multiplexed
@@ -228,10 +230,10 @@ def leave(stream: int) -> bytes:
 
 @pytest.mark.parametrize("refuse", [refuse_stream, leave], ids=["REFUSED_STREAM", "GOAWAY for nothing"])
 def test_a_server_that_takes_nothing(refuse: Callable[[int], bytes]) -> None:
-    """Every stream is refused: it is tried a few times, then the client is told; a POST as well, because the server said that it did not look at it."""
+    """Every stream is refused: it is tried some times, then the client is told; a POST as well, because the server said that it did not look at it."""
     world, (client,), app = begun(POST + b"hello")
     refused = set()
-    for _ in range(10):
+    for _ in range(100):
         for number, attempt in enumerate(world.attempts):
             app = attempt.transport
             if app is None:
@@ -244,9 +246,104 @@ def test_a_server_that_takes_nothing(refuse: Callable[[int], bytes]) -> None:
                     refused.add((stream, number))
                     app.receive(refuse(stream))
         world.turn()
-    assert client.take().startswith(b"HTTP/1.1 503 ")
-    assert len(world.attempts) <= 4 and world.connector.multiplexer is not None and world.connector.multiplexer.counters["replays"] == 3
+        world.clock.advance(0.025)
+    answer = client.take()
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"REFUSED_STREAM) also when it was asked 10 times more" in answer
+    assert len(world.attempts) <= 11 and world.connector.multiplexer is not None and world.connector.multiplexer.counters["replays"] == 10
+    assert world.connector.multiplexer.refused.paused == 0
     world.ended_once(503)
+
+
+def test_a_server_that_refuses_every_third_stream_fails_no_request() -> None:
+    """A POST is safe: the server said that it did not look at it. 300 requests, drawn with a seed."""
+    dice = Random(7)
+    world, _, app = begun(GET)
+    app.receive(head(*OK, end=True))
+    seen = {(app, 1)}
+    for _ in range(300):
+        client = world.client()
+        client.receive(POST + b"hello")
+        for _ in range(60):
+            world.turn()
+            for app in [attempt.transport for attempt in world.attempts if attempt.transport is not None]:
+                if (app, 0) not in seen:
+                    seen.add((app, 0))
+                    app.receive(SETTINGS_FRAME)
+                begun_streams = said(app, HEADERS)
+                app.written.clear()
+                for stream, _ in begun_streams:
+                    if (app, stream) not in seen:
+                        seen.add((app, stream))
+                        app.receive(reset_frame(stream, 7) if dice.random() < 1 / 3 else head(*OK, end=True, stream=stream))
+            if client.written:
+                break
+            world.clock.advance(0.025)
+        assert client.take().startswith(b"HTTP/1.1 200 ")
+    assert len(world.attempts) <= 2
+
+
+def test_only_some_requests_pause_when_all_are_refused() -> None:
+    """The others are told at once: the cluster is ill, and who waits costs memory."""
+    world, _, app = begun(*[POST + b"hello"] * 40)
+    seen = set()
+    for _ in range(5):
+        world.turn()
+        for stream, _ in said(app, HEADERS):
+            if stream not in seen:
+                seen.add(stream)
+                app.receive(reset_frame(stream, 7))
+    assert world.connector.multiplexer is not None and world.connector.multiplexer.refused.paused == PAUSED_ALWAYS
+    assert [record.status for record in world.records] == [503] * 30
+
+
+def test_a_client_that_leaves_ends_the_pause() -> None:
+    """Nothing is asked for it any more."""
+    world, (client,), app = begun(POST + b"hello")
+    seen = set()
+    for _ in range(5):
+        world.turn()
+        for stream, _ in said(app, HEADERS):
+            if stream not in seen:
+                seen.add(stream)
+                app.receive(reset_frame(stream, 7))
+    multiplexer = world.connector.multiplexer
+    assert multiplexer is not None and multiplexer.refused.paused == 1 and len(seen) == 4
+    client.lose()
+    for _ in range(20):
+        world.clock.advance(0.025)
+    assert multiplexer.refused.paused == 0 and len(said(app, HEADERS)) == 4
+    world.ended_once(499)
+
+
+def test_a_server_that_lets_nobody_in() -> None:
+    """MAX_CONCURRENT_STREAMS of 0 on a new connection: it is none within `connect_timeout`, so who waits is told in words, and may be tried elsewhere."""
+    world, clients, app = begun(GET, POST + b"hello", settings=setting(3, 0), cluster={"connect_timeout": 3.0})
+    world.clock.advance(2.9)
+    assert not clients[0].written and not said(app, HEADERS)
+    world.clock.advance(0.2)
+    for client in clients:
+        answer = client.take()
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"connect-timeout" in answer and b"SETTINGS_MAX_CONCURRENT_STREAMS is 0" in answer
+    assert {record.flags for record in world.records} == {"UF"} and app.aborted and world.connector.connections == 0
+
+
+def test_a_server_that_lets_nobody_in_any_more() -> None:
+    """A connection that served: who waits is served on another one after `connect_timeout`."""
+    world, (client,), app = begun(GET, cluster={"connect_timeout": 3.0})
+    app.receive(head(*OK, end=True) + setting(3, 0))
+    client.take()
+    client.receive(GET)
+    world.clock.advance(2.9)
+    assert len(world.attempts) == 1
+    world.clock.advance(0.2)
+    world.turn()
+    assert app.closing and len(world.attempts) == 2
+    other = world.attempts[1].transport
+    other.receive(SETTINGS_FRAME)
+    world.turn()
+    other.receive(head(*OK, end=True))
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200, 200)
 
 
 def test_a_server_without_room() -> None:
