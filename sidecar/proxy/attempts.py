@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar.headers import Headers
-from sidecar.message import End, ResponseHead
+from sidecar.message import END, End, ResponseHead
 from sidecar.policy.retry import RetryRules
 from sidecar.record import Try
 
@@ -80,16 +80,25 @@ class Retrying:
         if not self.is_too_long:
             self.size += len(chunk)
             if self.size > self.rules.body_bytes:
-                self.is_too_long = True
-                self.events.clear()
+                self.let_go()
             else:
                 self.events.append(chunk)
         self.exchange._request_out(chunk)
 
+    def take(self, events: list[bytes | End]) -> None:
+        """This was kept so far."""
+        self.events = events
+        self.size = sum(len(event) for event in events if isinstance(event, bytes))
+
+    def let_go(self) -> None:
+        """The body is too long."""
+        self.is_too_long = True
+        self.events.clear()
+
     def end(self, trailers: Headers | None) -> None:
         """The end passed the hooks; the time for one attempt begins."""
         if not self.is_too_long:
-            self.events.append(End(trailers))
+            self.events.append(END if trailers is None else End(trailers))
         self.begin_try()
         self.exchange._request_out_end(trailers)
 

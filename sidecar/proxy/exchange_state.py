@@ -12,7 +12,6 @@ from twisted.internet.defer import Deferred
 from sidecar.errors import SidecarError
 from sidecar.headers import Headers
 from sidecar.message import End, RequestHead, ResponseHead
-from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.grpc_call import GRPCCall, final_status
 from sidecar.proxy.head_facts import HeadFacts, learn
 from sidecar.proxy.hints import Times
@@ -40,6 +39,7 @@ class ExchangeState:
         "_flow",
         "_inbox",
         "_is_stamped",
+        "_kept",
         "_last_moved",
         "_mirroring",
         "_outbox",
@@ -132,7 +132,8 @@ class ExchangeState:
         self._picked: Any = None
         self._inbox: list[bytes | End] | None = None
         self._outbox: list[bytes | End] | None = None
-        self._flow: BodyFlow | None = None
+        # A `BodyFlow`, a `Mirroring` or a `Retrying`.
+        self._flow: Any = None
         self._response_flow: Any = None
         self._response_sent = self._retried_stale = self._is_stamped = False
         self._request_paused = self._response_paused = 0
@@ -147,6 +148,8 @@ class ExchangeState:
         self._cookie: Any = None
         # `attempts.Retrying` where the route has a retry policy and there is something to keep; see `RetryWay._retrying`.
         self._retry: Any = None
+        # What went up of the body, for another attempt, as long as nothing else is to be kept.
+        self._kept: list[bytes | End] | None = None
         # Attempts that were not the last one; None while there is only one.
         self.tries: list[Try] | None = None
         # `mirroring.Mirroring` where the request has copies.
@@ -310,6 +313,7 @@ class ExchangeState:
         def _begin_retries(self, rules: Any) -> None: ...
         def looks_for_company(self, now: float) -> float: ...
         def _retrying(self) -> Any: ...
+        def _keep_no_more(self) -> None: ...
         def _retries_error(self, error: SidecarError, endpoint: Any, was_sent: bool = True) -> bool: ...
         def _retries_response(self, retry: Any, head: ResponseHead) -> bool: ...
         def stamp_request(self) -> None: ...

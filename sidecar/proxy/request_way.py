@@ -20,7 +20,7 @@ from sidecar.errors import (
     UpstreamOverflow,
 )
 from sidecar.headers import Field, Headers
-from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.message import END, End, RequestHead, ResponseHead
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.calls import PluginCalls
 from sidecar.proxy.grpc_call import GRPCCall
@@ -409,10 +409,13 @@ class RequestWay(PluginCalls):
     def _request_in(self, chunk: bytes) -> None:
         if self._flow is not None:
             self._flow.data(chunk)
-        elif self._outbox is None and self.upstream is not None and self.grpc is None:
-            self.upstream.send_data(chunk)
-        else:
-            self._request_out(chunk)
+            return
+        kept = self._kept
+        if kept is not None:
+            kept.append(chunk)
+            if self.request_bytes > self.route.retry.body_bytes:  # type: ignore[union-attr]
+                self._keep_no_more()
+        self._request_out(chunk)
 
     def request_end(self, trailers: Headers | None) -> None:
         """From downstream: the body's end, or the client's end of a tunnel."""
@@ -434,8 +437,10 @@ class RequestWay(PluginCalls):
     def _request_in_end(self, trailers: Headers | None) -> None:
         if self._flow is not None:
             self._flow.end(trailers)
-        else:
-            self._request_out_end(trailers)
+            return
+        if self._kept is not None:
+            self._kept.append(END if trailers is None else End(trailers))
+        self._request_out_end(trailers)
 
     def _request_out(self, chunk: bytes) -> None:
         """A chunk passed the hooks."""

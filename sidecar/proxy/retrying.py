@@ -13,7 +13,7 @@ from typing import Any
 from sidecar.codec.grpc import http_status, status_in
 from sidecar.errors import ConnectFailed, SidecarError, UpstreamClosed, UpstreamOverflow, UpstreamTimeout
 from sidecar.facts import AttemptFacts
-from sidecar.message import ResponseHead
+from sidecar.message import End, ResponseHead
 from sidecar.policy.retry import RetryRules, retry_after_seconds
 from sidecar.proxy.attempts import Retrying, note_try
 from sidecar.proxy.calls import PluginCalls
@@ -34,9 +34,15 @@ class RetryWay(PluginCalls):
             if rules.saved < rules.save_limit:
                 rules.saved += rules.save_share
             times = self._times
-            if request.end_stream and not rules.needs_timer and times is None and rules is self.route.retry:  # type: ignore[union-attr]
-                # There is nothing to keep and no time to watch: `_retrying` makes it when an attempt fails.
-                return
+            if not rules.needs_timer and (times is None or times.per_try is None) and rules is self.route.retry:  # type: ignore[union-attr]
+                # There is no time to watch: `_retrying` makes it when an attempt fails.
+                if request.end_stream:
+                    return
+                chain = self.chain
+                if not chain.request_body and not chain.request_trailers and self.route.mirrors is None:  # type: ignore[union-attr]
+                    # And nobody stands between the client's body and what is kept of it.
+                    self._kept = []
+                    return
             self._retry = retry = Retrying(self, rules)
             if times is not None and times.per_try is not None:
                 retry.per_try_timeout = times.per_try
@@ -51,7 +57,19 @@ class RetryWay(PluginCalls):
         rules = None if self.route is None else self.route.retry
         if retry is None and rules is not None and not self.finished and self.request.upgrade is None and self.request.method != b"CONNECT":
             self._retry = retry = Retrying(self, rules)
+            kept, self._kept = self._kept, None
+            if kept is not None:
+                retry.take(kept)
+                if not kept or kept[-1].__class__ is not End:
+                    # What is still to come of the body.
+                    self._flow = retry
         return retry
+
+    def _keep_no_more(self) -> None:
+        """The body is too long to be sent again."""
+        retry = self._retrying()
+        if retry is not None:
+            retry.let_go()
 
     # -- what an attempt ended with ----------------------------------------------------------------------------------------------------------------
 

@@ -56,15 +56,15 @@ def test_a_bad_answer_is_not_seen_by_the_client() -> None:
 
 
 def test_what_attempts_need_is_made_when_one_fails() -> None:
-    """A GET with no time for each attempt keeps nothing until it must be sent again, and adds its share of saved retries once."""
-    for head, is_kept in ((GET, False), (POST, True)):
+    """A request with no time for each attempt keeps nothing but its body until it must be sent again, and adds its share of saved retries once."""
+    for head in (GET, PUT + b"hello"):
         world = Retried()
         rules = world.route.retry
         rules.saved, rules.save_limit, rules.save_share = 0.0, 9.0, 2.0
         _, app = world.send(head)
-        assert (world.exchanges[0]._retry is not None) == is_kept and rules.saved == 2.0
+        assert world.exchanges[0]._retry is None and rules.saved == 2.0
         app.receive(BAD)
-        assert is_kept or world.exchanges[0]._retry.attempt == 2
+        assert world.exchanges[0]._retry.attempt == 2
         assert rules.saved == 2.0
     world = Retried(per_try_timeout=1.0)
     world.send(GET)
@@ -82,6 +82,26 @@ def test_connections_that_fail_go_elsewhere() -> None:
     up = world.attempts[1].succeed()
     client.pump()
     assert up.take().endswith(b"\r\n\r\nhello") and world.ports == [8080, 8081]
+    up.receive(OK)
+    assert client.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200)
+
+
+def test_what_comes_behind_a_failure_is_kept_as_well() -> None:
+    """The first attempt fails in the middle of the body, the second behind it: the third has all of it."""
+    world = Retried(auto=False)
+    client = world.client()
+    client.receive(PUT + b"he")
+    world.attempts[0].fail(ConnectFailed("refused"))
+    client.receive(b"llo")
+    world.wait()
+    second = world.attempts[1].succeed()
+    client.pump()
+    assert second.take().endswith(b"\r\n\r\nhello")
+    second.lose()
+    world.wait()
+    up = world.attempts[2].succeed()
+    assert up.take().endswith(b"\r\n\r\nhello")
     up.receive(OK)
     assert client.take().startswith(b"HTTP/1.1 200 ")
     world.ended_once(200)
