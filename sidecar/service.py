@@ -7,14 +7,26 @@ status 0.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogLevelFilterPredicate, textFileLogObserver
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogFilterPredicate,
+    ILogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    PredicateResult,
+    textFileLogObserver,
+)
 from twisted.python.logfile import LogFile
+from zope.interface import provider
 
 from sidecar.assembly import Sidecar
 from sidecar.collector import Collector
@@ -30,6 +42,8 @@ _log = Logger(namespace="sidecar")
 
 # First connections need memory for a moment, for handshakes and what is imported at first use; after this long it is given back, once more than at the start.
 SETTLE_SECONDS = 10.0
+# What Twisted's udp.Port says, whoever it belongs to, and the protocol on it.
+_SOCKET = re.compile(r"DNSDatagramProtocol starting on \d+|\(UDP Port \d+ Closed\)|St(art|opp)ing protocol <twisted\.names\.dns\.DNSDatagramProtocol .*>")
 
 
 class SidecarService(Service):
@@ -51,8 +65,10 @@ class SidecarService(Service):
         """Also say where the log goes and what is left out of it, unless twistd's `--logger` or `--syslog` decide that."""
         options = self._twistd_options
         if options is not None and not options.get("logger") and not options.get("syslog"):
-            level = LogLevelFilterPredicate(LogLevel.lookupByName(self._log_level))
-            parent.setComponent(ILogObserver, FilteringLogObserver(textFileLogObserver(self._log_file(options)), [level]))
+            filters: list[Any] = [LogLevelFilterPredicate(LogLevel.lookupByName(self._log_level))]
+            if self._log_level != "debug":
+                filters.insert(0, unless_about_sockets)
+            parent.setComponent(ILogObserver, FilteringLogObserver(textFileLogObserver(self._log_file(options)), filters))
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def _log_file(self, options: Any) -> Any:
@@ -126,6 +142,14 @@ class SidecarService(Service):
 
     def __repr__(self) -> str:
         return f"<SidecarService {self.sidecar!r}>"
+
+
+@provider(ILogFilterPredicate)
+def unless_about_sockets(event: Mapping[str, Any]) -> Any:
+    """No lines for each UDP socket that Twisted opens and closes: with discovery by DNS there are four for each question, for ever."""
+    message = event.get("message")
+    is_one = event.get("log_namespace") == "log_legacy" and message and isinstance(message[0], str) and _SOCKET.fullmatch(message[0])
+    return PredicateResult.no if is_one else PredicateResult.maybe
 
 
 def _exit_with_failure() -> None:

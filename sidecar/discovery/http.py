@@ -192,6 +192,7 @@ class _Watched:
 
     def connect(self, factory: Any) -> Any:
         """See `IStreamClientEndpoint`."""
+        factory.noisy = False  # it would say in the log that it starts and stops
         return self._endpoint.connect(factory).addCallback(self._connected)
 
     def _connected(self, protocol: Any) -> Any:

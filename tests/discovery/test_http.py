@@ -36,6 +36,12 @@ def fetched(*script: Callable[[Asked], Any], limit: int = 100, deadline: float =
     return run(scenario)
 
 
+def test_nothing_is_said_of_connections(caught_logs: list[str]) -> None:
+    """They are ours to make, and nobody's news."""
+    fetched(lambda request: request.answer(b"body"))
+    assert not [line for line in caught_logs if "_HTTP11ClientFactory" in line]
+
+
 def test_a_whole_answer() -> None:
     """Status, body and fields; the request says what it should."""
     answer, asked = fetched(lambda request: request.answer(b"body", 404, X_Consul_Index="7"))
