@@ -81,7 +81,7 @@ class RetryWay(PluginCalls):
         if retry is None:
             return False
         if retry.sides:
-            self._leave_to_sides(retry, error.code)
+            self._leave_to_sides(retry, endpoint, error.code)
             return True
         verdict = self._ask(retry, error, None, was_sent)
         if verdict is None:
@@ -96,7 +96,7 @@ class RetryWay(PluginCalls):
             return False
         outcome = f"status {head.status}"
         if retry.sides:
-            self._leave_to_sides(retry, outcome)
+            self._leave_to_sides(retry, self._picked, outcome)
             return True
         wait = verdict.after_seconds
         if wait is None:
@@ -377,10 +377,10 @@ class RetryWay(PluginCalls):
             circuit, _, priority = self._circuit
             circuit.leave_beside(priority)
 
-    def _leave_to_sides(self, retry: Retrying, outcome: str) -> None:
+    def _leave_to_sides(self, retry: Retrying, endpoint: Any, outcome: str) -> None:
         """The exchange's own attempt failed while others run: one of them may do better."""
         note_try(self, outcome, "another attempt runs")
-        self._leave_attempt(retry, self._picked)
+        self._leave_attempt(retry, endpoint)
         self._outbox = None
         self._replace(retry, outcome)
 
@@ -420,10 +420,10 @@ class RetryWay(PluginCalls):
             retry.statuses = ()
             if not retry.is_over:
                 note_try(self, "given up", "another attempt was answered first")
-                if retry.rules.hedge is None:
+                if retry.rules.hedge is None and self.upstream is not None:
                     # It was silent for long, and somebody else was not.
                     self._observe(504)
-                self._leave_attempt(retry, self._picked)
+                self._leave_attempt(retry, self._connector_picked())
         self._take_over(retry, side)
         self._connector.counters["hedges_won"] += 1
         self.response_head(head)

@@ -291,6 +291,28 @@ def test_a_silent_endpoint_does_not_take_all_the_time() -> None:
     assert "no answer within 5 s (retry.silent_after)" in str(world.records[0].notes)
 
 
+@pytest.mark.parametrize("ends", [OK, BAD])
+def test_company_for_one_that_finds_no_connection(ends: bytes) -> None:
+    """Nobody takes the first one's SYN: the second's answer is the client's, and only an endpoint that was asked is blamed for its silence."""
+    world = Silent(attempts=2)
+    seen: list[tuple[str, int]] = []
+    world.connector.observe = lambda endpoint, status, seconds: seen.append((endpoint.text[-4:], status))
+    world.auto = False
+    client = world.client()
+    client.receive(GET)
+    assert world.late(5.3) is None and len(world.attempts) == 2
+    second = world.attempts[1].succeed()
+    second.receive(ends)
+    if ends is BAD:
+        # It says nothing of the first one, which may still do better.
+        assert client.take() == b"" and not world.attempts[0].cancelled and seen == [("8081", 503)]
+        world.attempts[0].succeed().receive(OK)
+        seen.pop(0)
+    assert client.take().endswith(b"ok") and seen == [("8080" if ends is BAD else "8081", 200)]
+    world.ended_once(200)
+    world.nothing_is_left()
+
+
 def test_one_after_the_other_may_be_silent() -> None:
     """All attempts are made before the route's time is over; then it is over."""
     world = Silent()
