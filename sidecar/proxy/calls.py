@@ -114,7 +114,7 @@ class PluginCalls(ExchangeState):
             self._repick(step, value)
             return
         account.verdicts += 1
-        if isinstance(value, Refuse) and isinstance(value.error, SidecarError):
+        if isinstance(value, Refuse) and isinstance(value.error, SidecarError) and isinstance(value.headers, Headers):
             self.notes.append((account.name, f"refused: {value.error.sentence}"))
             self.fail(value.error, value.headers)
         elif isinstance(value, Reply) and is_sound(value):
@@ -123,7 +123,7 @@ class PluginCalls(ExchangeState):
                 self.fail(PluginFailed(f"{account.name} replied after the response had begun"))
             else:
                 self._local_reply(*replies.plugin_reply(value, self.request))
-        elif isinstance(value, Reset):
+        elif isinstance(value, Reset) and isinstance(value.error, SidecarError):
             self.notes.append((account.name, f"reset: {value.error.sentence}"))
             self.error = value.error
             self._abandon_upstream(value.error)

@@ -45,7 +45,7 @@ from sidecar.proxy.request_way import RequestWay
 from sidecar.proxy.response_way import ResponseWay
 from sidecar.proxy.retrying import RetryWay
 from sidecar.proxy.route import RouteRuntime
-from sidecar.proxy.steps import is_awaitable
+from sidecar.proxy.steps import Step, is_awaitable
 
 
 @implementer(IExchange, IStreamOwner)
@@ -191,7 +191,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             answer = self.call(step, self)
             if is_awaitable(answer):
                 # A local reply does not wait: its hooks may edit the head, not hold it up.
-                _discard(answer)
+                self._call_off(answer, step)
         if self.grpc is not None:
             self.grpc.status = status_in(head.headers)
         downstream = self.downstream
@@ -248,9 +248,9 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             http.tunnel_closed(self)
         http.requests += 1
         if self._awaited:
-            for deferred in list(self._awaited):
-                deferred.cancel()
-            self._awaited = None
+            awaited, self._awaited = self._awaited, None
+            for deferred, step in awaited.items():
+                self._call_off(deferred, step)
         duration = http.seconds() - self.started
         http.observe(self, duration)
         chain = self.chain
@@ -284,6 +284,17 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
                 self._flow = None
             self._retry = None
 
+    def _call_off(self, answer: Any, step: Step) -> None:
+        """Nobody waits for this answer any more. What a plugin does about that is its own affair, and a failure of its own."""
+        try:
+            if inspect.iscoroutine(answer):
+                answer.close()
+            elif isinstance(answer, Deferred):
+                answer.addErrback(lambda failure: None)
+                answer.cancel()
+        except BaseException:
+            self.raised(step)
+
     def _leave_circuit(self) -> None:
         circuit, entered_at, priority = self._circuit
         error = self.error
@@ -297,11 +308,3 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
 
     def __repr__(self) -> str:
         return f"<Exchange {self.number} {self.request.method!r} {self.request.path!r} finished={self.finished}>"
-
-
-def _discard(answer: Any) -> None:
-    if inspect.iscoroutine(answer):
-        answer.close()
-    elif isinstance(answer, Deferred):
-        answer.addErrback(lambda failure: None)
-        answer.cancel()

@@ -377,3 +377,37 @@ def test_a_client_that_leaves_while_a_hook_takes_its_time_is_noticed() -> None:
     assert client.reading
     client.end()
     world.ended_once(499)
+
+
+def _stubborn(deferred: Deferred[Any]) -> None:
+    raise ValueError("will not be cancelled")
+
+
+@pytest.mark.parametrize("hook", (*HEAD_HOOKS, RequestBodyPlugin, ResponseBodyPlugin))
+def test_answer_that_cannot_be_called_off(hook: Any) -> None:
+    """The client leaves while a plugin thinks, and what the plugin does about that raises: counted, and the exchange ends all the same."""
+    world = World(hook(Deferred(_stubborn)))
+    client, app = world.send(REQUEST)
+    if hook in (ResponseHeadPlugin, ResponseBodyPlugin):
+        app.receive(ANSWER)
+    client.lose()
+    world.ended_once(200 if hook is ResponseBodyPlugin else 499)
+    assert world.accounts[0].failures == 1
+
+
+def test_local_reply_does_not_wait_for_one_that_cannot_be_called_off() -> None:
+    """Nor is it lost for it."""
+    world = World(RequestHeadPlugin(Refuse(Denied("no"))), ResponseHeadPlugin(Deferred(_stubborn)))
+    assert run(world).take().startswith(b"HTTP/1.1 403 ")
+    world.ended_once(403)
+    assert world.accounts[1].failures == 1
+
+
+@pytest.mark.parametrize("hook", EVERY_HOOK)
+@pytest.mark.parametrize("verdict", [Reset(None), Refuse(Denied("no"), None), Refuse("no"), Reply(200, None), Reply("200")])  # type: ignore[arg-type]
+def test_verdict_of_wrong_parts(hook: Any, verdict: Any) -> None:
+    """What looks like a verdict and is none ends the exchange as any other nonsense does."""
+    world = World(hook(verdict))
+    run(world)
+    world.ended_once(200 if hook in LATE else 500)
+    assert world.records[0].code == "plugin-failed" and world.accounts[0].failures == 1
