@@ -30,7 +30,7 @@ from sidecar.errors import ConfigError, Problem, SidecarError
 from sidecar.extension import KINDS
 from sidecar.facts import ConnectionFacts
 from sidecar.health_checks import HealthChecks
-from sidecar.http2 import H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
+from sidecar.http2 import ALPN, H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
 from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
 from sidecar.lives import PluginLives
@@ -383,7 +383,8 @@ class Sidecar:
                 slot = self.keyring.upstream_context(upstream_tls(cluster), self.config.node)
             except ValueError as error:
                 raise ConfigError([_problem(cluster.origin, str(error))]) from None
-            security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "")
+            h1_slot = partial(self.keyring.upstream_context, msgspec.structs.replace(cluster.tls, alpn=ALPN["h1"]), self.config.node)
+            security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "", h1_slot)
         later = partial(self.reactor.callLater, 0)
         make_balancer = partial(self._balancer, cluster)
         dial = partial(self._dial, cluster)

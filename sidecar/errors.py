@@ -358,6 +358,14 @@ class UpstreamProtocolError(UpstreamError):
     hint = "Look at the bytes the application sends."
 
 
+class UpstreamWantsHTTP1(UpstreamProtocolError):
+    """The upstream takes this request over HTTP/1.1 only, and that is not spoken with it."""
+
+    code = "http-version-required"
+    retry_safe = True
+    hint = "Let the cluster speak HTTP/1.1 as well: `protocol: auto` with TLS, or `h1`."
+
+
 class UpstreamBodyTooLarge(UpstreamError):
     """The answer's body is longer than what may be buffered."""
 

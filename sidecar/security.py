@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sidecar.address import Address
@@ -34,14 +35,17 @@ class DownstreamSide:
 class UpstreamSide:
     """TLS of one cluster (`upstream.pool.UpstreamSecurity`)."""
 
-    def __init__(self, slot: ContextSlot, cluster: str, server_name: str) -> None:
+    def __init__(self, slot: ContextSlot, cluster: str, server_name: str, h1_slot: Callable[[], ContextSlot] | None = None) -> None:
+        """`h1_slot()`: one that offers HTTP/1.1 alone, asked for when an endpoint wants it."""
         self._slot = slot
+        self._h1_slot = h1_slot
         self._cluster = cluster
         self._server_name = server_name
 
-    def client_tls(self, address: Address) -> ClientTLS:
-        """What `transport.connect` takes as `tls`."""
-        return ClientTLS(self._slot.current, self._server_name, lambda transport: self._sentence(transport, address))
+    def client_tls(self, address: Address, is_h1_only: bool = False) -> ClientTLS:
+        """See `UpstreamSecurity`."""
+        slot = self._h1_slot() if is_h1_only and self._h1_slot is not None else self._slot
+        return ClientTLS(slot.current, self._server_name, lambda transport: self._sentence(transport, address))
 
     def check_peer(self, transport: Any, address: Address) -> TLSFacts:
         """The facts of a finished handshake. Raises `UpstreamHandshakeFailed`."""

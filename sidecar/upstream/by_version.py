@@ -21,6 +21,7 @@ class ByVersion(Connector):
     def pair_with(self, twin: Connector) -> None:
         """From now on requests that came over HTTP/2 go through `twin`."""
         self.h2_twin = twin
+        twin.h1_twin = self
         twin.name = f"{self.name} over HTTP/2"
         twin.circuit = self.circuit
         twin.membership_observers.append(self._twin_meets)

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, GoAwayReceived, PingAcked, SettingsChanged, StreamReset, WindowOpened
-from sidecar.codec.h2.frames import CANCEL, NO_ERROR
+from sidecar.codec.h2.frames import CANCEL, HTTP_1_1_REQUIRED, NO_ERROR
 from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamReset, UpstreamStalled
 from sidecar.facts import TLSFacts
 from sidecar.transport.lifetime import end_of_life
@@ -175,6 +175,12 @@ class H2ClientConnection:
         if event.retry_safe and stream.may_replay():
             stream.owner = owner
             stream.wait_for_another()
+        elif event.by_peer and event.code == HTTP_1_1_REQUIRED and stream.replay is not None:
+            stream.owner = owner
+            try:
+                stream.ask_over_h1()
+            except UpstreamError as wanted:
+                owner.response_failed(wanted)
         elif stream.is_tunnel and event.by_peer and event.code == NO_ERROR:
             owner.response_end(None)
         elif event.by_peer:

@@ -205,6 +205,10 @@ class H2ClientStream:
         """The server did not take the stream: ask for one elsewhere. The exchange keeps this object until there is one."""
         self._ticket = self._connection.multiplexer.refused.again(self, self._connection)
 
+    def ask_over_h1(self) -> None:
+        """The server wants the request over HTTP/1.1. Raises `UpstreamWantsHTTP1` when that cannot be."""
+        self._ticket = self._connection.multiplexer.refused.over_h1(self)
+
     def resume_asking(self, ticket: Any) -> None:
         """It is asked for after a pause; `ticket`: the place in the queue, None when it was served at once."""
         self._ticket = ticket

@@ -105,6 +105,13 @@ class Multiplexer:
     def retire(self, pool: Any) -> None:
         """This endpoint left the cluster: no new streams to it; each connection says goodbye when its last one has ended."""
         self._single.discard(pool)
+        self.refused.h1_only.discard(pool)
+        for connection in list(self._shared.get(pool, ())):
+            connection.leave()
+
+    def step_down(self, pool: Any) -> None:
+        """Only HTTP/1.1 is spoken with this endpoint from now on; streams that run end in peace."""
+        self._single.add(pool)
         for connection in list(self._shared.get(pool, ())):
             connection.leave()
 
@@ -118,7 +125,7 @@ class Multiplexer:
 
     def chose(self, pool: Any, is_h2: bool) -> None:
         """What ALPN ended with."""
-        if is_h2 or pool.is_closed:
+        if (is_h2 and pool not in self.refused.h1_only) or pool.is_closed:
             self._single.discard(pool)
         else:
             self._single.add(pool)
@@ -129,6 +136,9 @@ class Multiplexer:
         pool.connecting.discard(connection)
         self._shared.setdefault(pool, []).append(connection)
         connector = self.connector
+        if pool in self.refused.h1_only:
+            # It was on its way when the endpoint said so.
+            connection.leave()
         while pool.waiting and connection.has_room:
             owner = connector._next_owner(pool)
             if owner is not None:

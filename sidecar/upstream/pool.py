@@ -96,6 +96,7 @@ class Connector:
         self._stopped = False
         self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
         self.h2_twin: Connector | None = None  # see `by_version`
+        self.h1_twin: Connector | None = None  # of a twin: the other one
         self.checks: Any = None  # `probing.ClusterChecks` of a cluster with active health checks
         # Asked and told by exchanges; None without limits on requests.
         self.circuit = None if cluster.circuit_breakers is None else Circuit(cluster.circuit_breakers, seconds())
@@ -245,7 +246,8 @@ class Connector:
     def connect(self, pool: EndpointPool, connection: Any) -> Any:
         """Begin to connect `connection` to this endpoint; what can be cancelled."""
         self.counters["connections_opened"] += 1
-        tls = None if self._security is None else self._security.client_tls(pool.address)
+        is_h1_only = self.multiplexer is not None and pool in self.multiplexer.refused.h1_only
+        tls = None if self._security is None else self._security.client_tls(pool.address, is_h1_only)
         return self._connect(pool.address, connection, tls)
 
     # -- what connections report -----------------------------------------------------------------------------------------------------------------------

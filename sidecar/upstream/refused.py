@@ -1,4 +1,5 @@
-"""What becomes of a request whose stream a server did not take (RFC 9113, section 8.7): it is asked for again, at once at first, then after pauses.
+"""What becomes of a request whose stream a server did not take (RFC 9113, section 8.7): it is asked for again, at once at first, then after pauses; or over
+HTTP/1.1, if that is what the server wants (HTTP_1_1_REQUIRED, section 7).
 
 A server that refuses some streams for being busy serves most requests at the next try; one that refuses all would be asked without end. So the tries are
 bounded, pauses grow and are drawn at random, and only a share of the cluster's requests may pause at a time: when most are refused the others are told at once.
@@ -9,9 +10,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
+
+from sidecar.errors import UpstreamWantsHTTP1
+
 if TYPE_CHECKING:
+    from sidecar.upstream.endpoint import EndpointPool
     from sidecar.upstream.h2_stream import H2ClientStream
     from sidecar.upstream.multiplex import Multiplexer
+
+_log = Logger(namespace="sidecar.upstream")
 
 # How often a request is asked for again. When one stream in three is refused, one request in 180 000 gets so far; when every other one, one in 2000.
 REPLAYS_LIMIT = 10
@@ -26,11 +34,13 @@ PAUSED_SHARE = 0.2
 
 
 class Refused:
-    """One cluster's. `paused`: requests that wait before they are asked for again."""
+    """One cluster's. `paused`: requests that wait before they are asked for again. `h1_only`: endpoints that once wanted HTTP/1.1 and are offered nothing else
+    since, as browsers do."""
 
     def __init__(self, multiplexer: Multiplexer) -> None:
         self._multiplexer = multiplexer
         self.paused = 0
+        self.h1_only: set[EndpointPool] = set()
 
     def may_replay(self, replays: int) -> bool:
         """May a request be asked for again that was `replays` times?"""
@@ -51,6 +61,27 @@ class Refused:
         """The pause is over."""
         self.paused -= 1
         stream.resume_asking(self._multiplexer.again(stream, refused_by))
+
+    def over_h1(self, stream: H2ClientStream) -> Any:
+        """A connection of HTTP/1.1 for what a server wants over that: what can be cancelled until there is one, None when it was served at once. Raises
+        `UpstreamWantsHTTP1` when the cluster's `protocol` does not allow it.
+        """
+        multiplexer = self._multiplexer
+        connector, pool = multiplexer.connector, stream.endpoint
+        if connector.h1_twin is not None:
+            # As clients come: those who came over HTTP/2 may be served over HTTP/1.1 by the other part.
+            connector = connector.h1_twin
+            pool = connector.members.at(pool.address)
+        elif multiplexer.negotiates:
+            if pool not in self.h1_only:
+                _log.info("{endpoint} wants HTTP/1.1 and is offered nothing else from now on", endpoint=connector.describe(pool))
+                self.h1_only.add(pool)
+            multiplexer.step_down(pool)
+        else:
+            pool = None
+        if pool is None:
+            raise UpstreamWantsHTTP1(f"{multiplexer.connector.describe(stream.endpoint)} wants HTTP/1.1 for this request (HTTP_1_1_REQUIRED)")
+        return None if connector.serve(pool, stream, False) else connector.wait(pool, stream)
 
     def __repr__(self) -> str:
         return f"<Refused {self._multiplexer.connector.name} {self.paused} paused>"

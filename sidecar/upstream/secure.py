@@ -12,8 +12,8 @@ from sidecar.facts import TLSFacts
 class UpstreamSecurity(Protocol):
     """What a cluster with TLS needs of the identity layer; `assembly` provides it."""
 
-    def client_tls(self, address: Address) -> Any:
-        """What `transport.connect` takes as `tls`."""
+    def client_tls(self, address: Address, is_h1_only: bool = False) -> Any:
+        """What `transport.connect` takes as `tls`. `is_h1_only`: nothing but HTTP/1.1 is offered by ALPN."""
 
     def check_peer(self, transport: Any, address: Address) -> TLSFacts:
         """The facts of a finished handshake. Raises `UpstreamHandshakeFailed`."""

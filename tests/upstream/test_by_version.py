@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, succeed
 
 from sidecar.address import Address
 from sidecar.cluster.checking import NOT_YET
+from sidecar.codec.h2.frames import HTTP_1_1_REQUIRED
 from sidecar.health_checks import HealthChecks
 from sidecar.model import CircuitBreakers, Cluster, Endpoint, HealthCheck, PluginRef
 from sidecar.proxy.steps import Account
@@ -118,3 +119,23 @@ def test_endpoints_and_their_health_are_known_to_both() -> None:
     first.set_checked(first.pools[0], False, "it says 500")
     world.turn()
     assert [each.pick(None, ()).address.port for each in (first, twin)] == [8081, 8081]
+
+
+def test_a_server_that_wants_http1_for_a_request_gets_it_from_the_other_part() -> None:
+    """HTTP_1_1_REQUIRED, with the body, whatever the method."""
+    world = World()
+    first, twin = both(world)
+    modern = H2Client(world)
+    stream = modern.send(request(b"POST"), b"hello")
+    app = H2App(world)
+    app.h2.reset(1, HTTP_1_1_REQUIRED)
+    app.exchange()
+    plain = world.attempts[1].transport
+    assert isinstance(world.attempts[1].protocol, H1ClientConnection)
+    up = plain.take()
+    assert up.startswith(b"POST /a HTTP/1.1\r\n") and up.endswith(b"5\r\nhello\r\n0\r\n\r\n")
+    plain.receive(OK)
+    modern.exchange()
+    assert modern.head(stream).status == 200
+    world.ended_once(200)
+    assert first.active == twin.active == 0

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
-from sidecar.codec.h2.frames import LARGEST_STREAM_ID, REFUSED_STREAM
+from sidecar.codec.h2.frames import HTTP_1_1_REQUIRED, LARGEST_STREAM_ID, REFUSED_STREAM
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.websocket import accept_of
-from sidecar.errors import ConnectFailed
+from sidecar.errors import ConnectFailed, UpstreamWantsHTTP1
 from sidecar.headers import Headers
 from sidecar.interfaces import IUpstreamStream
 from sidecar.model import HTTP2Options, PoolLimits
 from sidecar.upstream.h1 import H1ClientConnection
 from sidecar.upstream.h2 import STALL_SECONDS, H2ClientConnection
-from tests.memory import CHUNKED, GET, POST, UPGRADE, MemoryTransport, World, body_of
+from tests.memory import CHUNKED, GET, OK, POST, UPGRADE, MemoryTransport, World, body_of
 from tests.memory_h2 import H2App, H2Client, multiplexed, request, response
 
 
@@ -222,7 +222,7 @@ def test_alpn_decides(alpn: bytes | None, kind: type) -> None:
     """With `auto` each connection speaks what its endpoint chose."""
 
     class Security:
-        def client_tls(self, address: object) -> None: ...
+        def client_tls(self, address: object, is_h1_only: bool = False) -> None: ...
         def check_peer(self, transport: object, address: object) -> None: ...
         def explain(self, transport: object, reason: object, address: object) -> None: ...
 
@@ -238,6 +238,96 @@ def test_alpn_decides(alpn: bytes | None, kind: type) -> None:
     transport.protocol.handshakeCompleted()
     assert type(transport.protocol) is kind
     assert len(world.attempts) == (1 if kind is H2ClientConnection else 2), "HTTP/1.1 needs one for each"
+
+
+class Offered:
+    """The TLS of a cluster that remembers what was offered to endpoints; they choose HTTP/2 as long as it is."""
+
+    def __init__(self) -> None:
+        self.h1_only: list[bool] = []
+
+    def client_tls(self, address: object, is_h1_only: bool = False) -> None:
+        self.h1_only.append(is_h1_only)
+
+    def check_peer(self, transport: object, address: object) -> None: ...
+    def explain(self, transport: object, reason: object, address: object) -> None: ...
+
+
+def handshake(attempt: Any, alpn: bytes) -> MemoryTransport:
+    """The endpoint chose this by ALPN."""
+    attempt.transport = transport = MemoryTransport(attempt.protocol)
+    transport.negotiatedProtocol = alpn  # type: ignore[attr-defined]
+    attempt.protocol.makeConnection(transport)
+    transport.protocol.handshakeCompleted()
+    return transport
+
+
+def test_a_server_that_wants_http1_gets_it_where_alpn_decides() -> None:
+    """HTTP_1_1_REQUIRED: the request goes over HTTP/1.1, whatever its method, and nothing else is offered to this endpoint from then on, as browsers do. What
+    runs on its HTTP/2 connection ends there."""
+    world = multiplexed(World(auto=False), negotiates=True)
+    world.connector.is_secure = True
+    world.connector._security = offered = Offered()  # type: ignore[assignment]
+    poster, other = world.client(), world.client()
+    poster.receive(POST + b"hello")
+    other.receive(GET)
+    handshake(world.attempts[0], b"h2")
+    world.turn()
+    app = H2App(world, transport=world.attempts[0].transport)
+    world.turn()
+    app.exchange()
+    assert app.requests() == [1, 3]
+    app.h2.reset(1, HTTP_1_1_REQUIRED)
+    app.exchange()
+    assert offered.h1_only == [False, True] and not poster.written
+    plain = handshake(world.attempts[1], b"http/1.1")
+    world.turn()
+    up = plain.take()
+    assert up.startswith(b"POST /a HTTP/1.1\r\nHost: app\r\n") and body_of(up) == b"hello"
+    plain.receive(OK)
+    app.answer(3)
+    assert poster.take().startswith(b"HTTP/1.1 200 ") and other.take().startswith(b"HTTP/1.1 200 ") and app.transport.closing
+    other.receive(GET)
+    assert plain.take().startswith(b"GET /a HTTP/1.1\r\n") and len(world.attempts) == 2
+    plain.receive(OK)
+    world.ended_once(200, 200, 200)
+
+
+def test_a_connection_on_its_way_is_not_used_for_what_is_wanted_over_http1() -> None:
+    """Its ALPN was decided before."""
+    world = multiplexed(World(auto=False, pool=PoolLimits(max_connections=10)), HTTP2Options(max_concurrent_streams=1), negotiates=True)
+    world.connector.is_secure = True
+    world.connector._security = Offered()  # type: ignore[assignment]
+    first, second = world.client(), world.client()
+    first.receive(GET)
+    handshake(world.attempts[0], b"h2")
+    app = H2App(world, transport=world.attempts[0].transport)
+    second.receive(GET)
+    assert len(world.attempts) == 2
+    app.h2.reset(1, HTTP_1_1_REQUIRED)
+    app.exchange()
+    app.h2.reset(3, HTTP_1_1_REQUIRED)  # the place that came free
+    app.exchange()
+    late = handshake(world.attempts[1], b"h2")
+    H2App(world, transport=late)
+    assert late.closing
+    plain = [handshake(attempt, b"http/1.1") for attempt in world.attempts[2:]]
+    for transport in plain * 2:
+        if transport.take():
+            transport.receive(OK)
+    assert first.take().startswith(b"HTTP/1.1 200 ") and second.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(200, 200)
+
+
+def test_a_server_that_wants_http1_where_it_is_not_spoken() -> None:
+    """502 in words; a policy may try it elsewhere, because the server did nothing."""
+    world, (client,), app = begun(POST + b"hello")
+    app.h2.reset(1, HTTP_1_1_REQUIRED)
+    app.exchange()
+    answer = client.take()
+    assert answer.startswith(b"HTTP/1.1 502 ") and b"http-version-required" in answer and b"HTTP_1_1_REQUIRED" in answer
+    assert UpstreamWantsHTTP1.retry_safe and [record.flags for record in world.records] == ["UPE"]
+    assert len(world.attempts) == 1
 
 
 # -- flow control --------------------------------------------------------------------------------------------------------------------------------
