@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from sidecar.cluster.shares import Shares
 from sidecar.interfaces import IBalancer, IOutcomeObserver
+from sidecar.model import Duration
 
 DECAY_SECONDS = 10.0  # Finagle's and Linkerd's default
 FAILURE_PENALTY_SECONDS = 1.0  # an endpoint that fails at once must not look quick
@@ -27,8 +28,8 @@ class PeakEWMA:
     class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`decay_time` and `failure_penalty` in seconds: how fast is forgotten, and what a failed attempt is taken to have cost at least."""
 
-        decay_time: Annotated[float, msgspec.Meta(gt=0)] = DECAY_SECONDS
-        failure_penalty: Annotated[float, msgspec.Meta(ge=0)] = FAILURE_PENALTY_SECONDS
+        decay_time: Annotated[float, msgspec.Meta(gt=0, extra={"syntax": "duration"})] = DECAY_SECONDS
+        failure_penalty: Duration = FAILURE_PENALTY_SECONDS
 
     __slots__ = ("_config", "_costs", "_now", "random", "shares")
 
