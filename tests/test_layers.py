@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 BANDS = {
-    0: "interfaces model message headers address errors facts verdicts record secret matching",
+    0: "interfaces model message headers address errors outcomes facts verdicts record secret matching",
     1: "codec routing cluster policy telemetry naming",
     2: "transport downstream proxy upstream filters discovery identity export",
     3: "config admin extension plugins context security health_checks http2 discovering overload collector lives assembly unread routes service tap cli "

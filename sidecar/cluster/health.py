@@ -6,30 +6,33 @@ Pure: what happened and `now` come in, and whether the set of usable endpoints c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from math import inf, sqrt
 from typing import Any
 
 from sidecar.model import OutlierDetection
+from sidecar.outcomes import LocalOutcome
 
 GATEWAY_STATUSES = frozenset({502, 503, 504})
+Counted = tuple["Health", int, int]  # an endpoint, how many of the interval's attempts are looked at, and how many of these went wrong
 
 
 class Health:
     """One endpoint's state. `ejected_until`: seconds, 0.0 while it is in use. `times`: ejections not yet forgiven. `returned_at`: end of the last
-    ejection. `reason`: of the last one. `spared`: why it was not taken out though it did badly, until an interval without failures; else ""."""
+    ejection. `reason`: of the last one. `spared`: why it was not taken out though it did badly, until an interval without failures; else "". `local_...`: where
+    failures of our side are told from answers, those and all attempts; what has no such name is about answers then, else about everything."""
 
     __slots__ = (
-        "ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "is_watched", "name", "reason", "requests", "returned_at", "spared", "times",
+        "ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "is_watched", "local_failures", "local_in_row", "local_requests", "name",
+        "reason", "requests", "returned_at", "spared", "times",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.in_row = 0
-        self.gateway_in_row = 0
+        self.in_row = self.gateway_in_row = self.local_in_row = 0
         # Of the running interval.
-        self.requests = 0
-        self.failures = 0
+        self.requests = self.failures = 0
+        self.local_requests = self.local_failures = 0
         self.ejected_until = 0.0
         self.returned_at = 0.0
         self.times = 0
@@ -47,6 +50,7 @@ class Health:
         """What `/clusters` shows."""
         return {
             "consecutive_failures": self.in_row,
+            "consecutive_local_failures": self.local_in_row,
             "ejections": self.ejections,
             "ejected_for_seconds": round(max(0.0, self.ejected_until - now), 1),
             "last_ejection": self.reason,
@@ -59,7 +63,7 @@ class OutlierJudge:
     and with 0 seconds of an endpoint that `max_ejection_percent` spares. `overflows`: how often it did.
     """
 
-    __slots__ = ("_dice", "_ejected", "_next_return", "_noted", "_settings", "count", "next_interval", "out", "overflows")
+    __slots__ = ("_dice", "_ejected", "_next_return", "_noted", "_settings", "_splits", "count", "next_interval", "out", "overflows")
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class OutlierJudge:
         ejected: Callable[[Health, float], None] = lambda health, seconds: None,
     ) -> None:
         self._settings = settings
+        self._splits = settings.split_external_local_origin_errors
         self._dice = dice
         self._ejected = ejected
         self.next_interval = now + settings.interval
@@ -99,19 +104,37 @@ class OutlierJudge:
         self._noted.pop(health, None)
 
     def observe(self, health: Health, status: int, now: float) -> bool:
-        """An attempt at this endpoint ended with `status` (503 for a connection that failed or broke, 504 for no answer in time). Was it ejected for it?"""
+        """An attempt at this endpoint ended with `status`, or one of `sidecar.outcomes` where it gave none. Was it ejected for it?"""
         if not health.is_watched:
             return False
-        if not health.requests:
+        if self._splits:
+            if not health.local_requests:
+                self._noted[health] = None
+            health.local_requests += 1
+            if status.__class__ is LocalOutcome:
+                return self._observe_local(health, status, now)
+            health.local_in_row = 0
+        elif not health.requests:
             self._noted[health] = None
         health.requests += 1
         if status < 500:
             health.in_row = health.gateway_in_row = 0
             return False
-        settings = self._settings
         health.failures += 1
+        return self._failed_again(health, status in GATEWAY_STATUSES, now)
+
+    def lost(self, health: Health, now: float) -> bool:
+        """It had more time for a request than another endpoint, which answered first, so that its own answer will never be known. That is no failure which
+        counts for rates, because it may be chance; one that never comes first is of no use to anybody. Was it ejected for it?"""
+        if not health.is_watched:
+            return False
+        self._noted[health] = None
+        return self._local_failed_again(health, now) if self._splits else self._failed_again(health, True, now)
+
+    def _failed_again(self, health: Health, is_gateway: bool, now: float) -> bool:
+        settings = self._settings
         health.in_row += 1
-        if status in GATEWAY_STATUSES:
+        if is_gateway:
             health.gateway_in_row += 1
         else:
             health.gateway_in_row = 0
@@ -127,6 +150,22 @@ class OutlierJudge:
         health.in_row = 0
         return self._eject(health, settings.enforcing_consecutive_5xx, f"{limit} failures in a row", now)
 
+    def _observe_local(self, health: Health, status: int, now: float) -> bool:
+        if status < 500:
+            health.local_in_row = 0
+            return False
+        health.local_failures += 1
+        return self._local_failed_again(health, now)
+
+    def _local_failed_again(self, health: Health, now: float) -> bool:
+        settings = self._settings
+        health.local_in_row += 1
+        limit = settings.consecutive_local_origin_failure
+        if not limit or health.local_in_row < limit:
+            return False
+        health.local_in_row = 0
+        return self._eject(health, settings.enforcing_consecutive_local_origin_failure, f"{limit} attempts in a row without an answer", now)
+
     def sweep(self, now: float) -> bool:
         """Time went on: those whose time is over come back, and at the end of an interval the rates are judged. Did the usable endpoints change?"""
         changed = False
@@ -139,15 +178,13 @@ class OutlierJudge:
             return changed
         self.next_interval = now + self._settings.interval
         noted, self._noted = self._noted, {}
-        judged = [each for each in noted if each.requests and not each.is_ejected]
-        changed |= self._judge_success_rates(judged, now)
-        changed |= self._judge_failure_percentages(judged, now)
+        changed |= self._judge_rates(noted, now)
         for health in noted:
             if health.times and not health.is_ejected and now - health.returned_at >= self._settings.interval:
                 health.times -= 1
-            if health.spared and not health.failures:
+            if health.spared and not health.failures and not health.local_failures:
                 health.spared = ""
-            health.requests = health.failures = 0
+            health.requests = health.failures = health.local_requests = health.local_failures = 0
             if health.times or health.spared:
                 self._noted[health] = None
         return changed
@@ -156,43 +193,52 @@ class OutlierJudge:
         """An ejected one is used again, with a clean slate."""
         health.ejected_until = 0.0
         health.returned_at = now
-        health.in_row = health.gateway_in_row = 0
+        health.in_row = health.gateway_in_row = health.local_in_row = 0
         self.out.pop(health, None)
 
     def next_change(self) -> float:
         """When `sweep` is to be called next, seconds."""
         return min(self.next_interval, self._next_return)
 
-    def _judge_success_rates(self, candidates: Sequence[Health], now: float) -> bool:
-        """Those far below the others: below the mean less `success_rate_stdev_factor` thousandths of the standard deviation."""
+    def _judge_rates(self, noted: Iterable[Health], now: float) -> bool:
         settings = self._settings
-        if not settings.enforcing_success_rate:
-            return False
-        judged = [each for each in candidates if each.requests >= settings.success_rate_request_volume]
-        if not judged or len(judged) < settings.success_rate_minimum_hosts:
-            return False
-        rates = [1.0 - each.failures / each.requests for each in judged]
-        mean = sum(rates) / len(rates)
-        deviation = sqrt(sum((rate - mean) ** 2 for rate in rates) / len(rates))
-        threshold = mean - deviation * settings.success_rate_stdev_factor / 1000.0
-        changed = False
-        for health, rate in zip(judged, rates, strict=True):
-            if rate < threshold:
-                changed |= self._eject(health, settings.enforcing_success_rate, f"{rate:.1%} of its answers good where all have {mean:.1%}", now)
+        answered = [(each, each.requests, each.failures) for each in noted if each.requests]
+        changed = self._judge_success_rates(answered, settings.enforcing_success_rate, "of its answers good", now)
+        changed |= self._judge_failure_percentages(answered, settings.enforcing_failure_percentage, "of its answers were failures", now)
+        if self._splits:
+            tried = [(each, each.local_requests, each.local_failures) for each in noted if each.local_requests]
+            changed |= self._judge_success_rates(tried, settings.enforcing_local_origin_success_rate, "of its attempts answered", now)
+            changed |= self._judge_failure_percentages(tried, settings.enforcing_failure_percentage_local_origin, "of its attempts had no answer", now)
         return changed
 
-    def _judge_failure_percentages(self, candidates: Sequence[Health], now: float) -> bool:
+    def _judge_success_rates(self, counted: Iterable[Counted], enforcing: int, words: str, now: float) -> bool:
+        """Those far below the others: below the mean less `success_rate_stdev_factor` thousandths of the standard deviation."""
         settings = self._settings
-        if not settings.enforcing_failure_percentage:
+        if not enforcing:
             return False
-        judged = [each for each in candidates if each.requests >= settings.failure_percentage_request_volume and not each.is_ejected]
+        judged = [(each, 1.0 - bad / count) for each, count, bad in counted if count >= settings.success_rate_request_volume and not each.is_ejected]
+        if not judged or len(judged) < settings.success_rate_minimum_hosts:
+            return False
+        mean = sum(rate for _, rate in judged) / len(judged)
+        deviation = sqrt(sum((rate - mean) ** 2 for _, rate in judged) / len(judged))
+        threshold = mean - deviation * settings.success_rate_stdev_factor / 1000.0
+        changed = False
+        for health, rate in judged:
+            if rate < threshold:
+                changed |= self._eject(health, enforcing, f"{rate:.1%} {words} where all have {mean:.1%}", now)
+        return changed
+
+    def _judge_failure_percentages(self, counted: Iterable[Counted], enforcing: int, words: str, now: float) -> bool:
+        settings = self._settings
+        if not enforcing:
+            return False
+        judged = [(each, 100.0 * bad / count) for each, count, bad in counted if count >= settings.failure_percentage_request_volume and not each.is_ejected]
         if len(judged) < settings.failure_percentage_minimum_hosts:
             return False
         changed = False
-        for health in judged:
-            percentage = 100.0 * health.failures / health.requests
+        for health, percentage in judged:
             if percentage >= settings.failure_percentage_threshold:
-                changed |= self._eject(health, settings.enforcing_failure_percentage, f"{percentage:.0f} % of its answers were failures", now)
+                changed |= self._eject(health, enforcing, f"{percentage:.0f} % {words}", now)
         return changed
 
     def _eject(self, health: Health, enforcing: int, reason: str, now: float) -> bool:
@@ -216,7 +262,7 @@ class OutlierJudge:
         self._next_return = min(self._next_return, health.ejected_until)
         health.reason = reason
         health.spared = ""
-        health.in_row = health.gateway_in_row = 0
+        health.in_row = health.gateway_in_row = health.local_in_row = 0
         self._ejected(health, seconds)
         return True
 

@@ -130,7 +130,8 @@ class CircuitBreakers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When an endpoint's own answers say that it is ill, it gets no requests for a while; names and defaults are Envoy's but for `max_ejection_percent` (10 there). Counts of 0 switch a detector
-    off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths.
+    off; `enforcing_...` says in how many of 100 cases it acts. `success_rate_stdev_factor` is in thousandths. `split_external_local_origin_errors`: what went wrong before there was an
+    answer (no connection, broken, too late) counts apart from what endpoints answer, under the keys with `local_origin` in their names, which are nothing without it.
     `successful_active_health_check_uneject_host`: an active check that passes ends an ejection.
     """
 
@@ -151,4 +152,9 @@ class OutlierDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     failure_percentage_threshold: Percent = 85
     failure_percentage_minimum_hosts: Count = 5
     failure_percentage_request_volume: Count = 50
+    split_external_local_origin_errors: bool = False
+    consecutive_local_origin_failure: Count = 5
+    enforcing_consecutive_local_origin_failure: Percent = 100
+    enforcing_local_origin_success_rate: Percent = 100
+    enforcing_failure_percentage_local_origin: Percent = 0
     successful_active_health_check_uneject_host: bool = True

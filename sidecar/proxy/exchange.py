@@ -36,6 +36,7 @@ from sidecar.errors import (
 from sidecar.headers import Headers
 from sidecar.interfaces import IExchange, IStreamOwner
 from sidecar.message import ResponseHead
+from sidecar.outcomes import BROKEN, NO_ANSWER
 from sidecar.proxy import replies
 from sidecar.proxy.attempts import note_try
 from sidecar.proxy.body import BodyFlow
@@ -60,7 +61,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         if self.finished:
             return
         if self._response_sent or self.response is not None:
-            self._observe(503)
+            self._observe(BROKEN)
             self.error = error
             self._end_broken(error)
             return
@@ -71,7 +72,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self._retried_stale = True
             self._dispatch(fresh=True)
             return
-        self._observe(503)
+        self._observe(BROKEN)
         if not self._retries_error(error, self._picked):
             self.fail(error)
 
@@ -116,7 +117,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             route = self.route
             assert route is not None
             if self.upstream is not None and not self._awaited:
-                self._observe(504)
+                self._observe(NO_ANSWER)
             self.fail(self._too_late(route, now))
         elif idle and now - self._last_moved >= idle and not self.request_complete and not self._request_paused and not self.is_tunnel:
             self.fail(RequestTimeout(f"nothing of the request's body came for {idle:g} s (route {self.route_name})"))

@@ -15,6 +15,7 @@ from sidecar.errors import SidecarError, UpstreamClosed, UpstreamProtocolError, 
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
 from sidecar.message import End, RequestHead, ResponseHead
+from sidecar.outcomes import BROKEN, NO_ANSWER
 from sidecar.proxy.attempts import keep_try
 
 
@@ -67,7 +68,7 @@ class SideAttempt:
         self._connector.counters["per_try_timeouts"] += 1
         if self.picked is not None:
             self.picked.per_try_timeouts += 1
-            self._observe(504)
+            self._observe(NO_ANSWER)
         self.ends = 0.0
         if self.exchange.gets_company():
             return
@@ -184,7 +185,7 @@ class SideAttempt:
             return
         self.is_over = True
         self._leave_circuit()
-        self._observe(503)
+        self._observe(BROKEN)
         self.exchange.side_failed(self, error, True)
 
     def fail(self, error: SidecarError) -> None:

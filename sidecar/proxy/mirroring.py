@@ -20,6 +20,7 @@ from sidecar.interfaces import IStreamOwner
 from sidecar.matching import compile_header_match
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.model import Mirror
+from sidecar.outcomes import BROKEN, NO_ANSWER
 from sidecar.proxy.exchange_state import IDEMPOTENT
 from sidecar.proxy.grpc_call import is_call
 
@@ -327,7 +328,7 @@ class Shadow:
         if is_stale and self.request.end_stream and self.request.method in IDEMPOTENT:
             self._ticket = self._connector.open(self, (), True)
             return
-        self._observe(503)
+        self._observe(BROKEN)
         self._failed(error)
 
     def fail(self, error: SidecarError) -> None:
@@ -351,7 +352,7 @@ class Shadow:
 
     def _late(self) -> None:
         if not self.finished:
-            self._observe(504)
+            self._observe(NO_ANSWER)
             self._cut(UpstreamTimeout(f"mirror {self.runtime.connector.name} did not answer within {self.runtime.settings.timeout:g} s"))
 
     def _cut(self, error: SidecarError) -> None:

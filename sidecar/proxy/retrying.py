@@ -14,6 +14,7 @@ from sidecar.codec.grpc import http_status, status_in
 from sidecar.errors import ConnectFailed, SidecarError, UpstreamClosed, UpstreamOverflow, UpstreamTimeout
 from sidecar.facts import AttemptFacts
 from sidecar.message import End, ResponseHead
+from sidecar.outcomes import NO_ANSWER
 from sidecar.policy.retry import RetryRules, retry_after_seconds
 from sidecar.proxy.attempts import Retrying, note_try
 from sidecar.proxy.calls import PluginCalls
@@ -282,7 +283,7 @@ class RetryWay(PluginCalls):
         seconds = retry.rules.per_try_idle_timeout
         sentence = f"nothing came from {self.cluster_name} for {seconds:g} s (retry.per_try_idle_timeout of route {self.route_name})"
         if self.response is not None:
-            self._observe(504)
+            self._observe(NO_ANSWER)
             self.fail(UpstreamTimeout(sentence))
         else:
             self._time_over(retry, sentence)
@@ -295,7 +296,7 @@ class RetryWay(PluginCalls):
             # It may have had no stream yet, and the record would name the one before.
             self.endpoint, self.endpoint_text = endpoint.address, endpoint.text
         if self.upstream is not None:
-            self._observe(504)
+            self._observe(NO_ANSWER)
         if self.gets_company():
             return
         error = UpstreamTimeout(sentence)
@@ -420,14 +421,26 @@ class RetryWay(PluginCalls):
             retry.statuses = ()
             if not retry.is_over:
                 note_try(self, "given up", "another attempt was answered first")
-                if retry.rules.hedge is None and self.upstream is not None:
-                    # It was silent for long, and somebody else was not.
-                    self._observe(504)
+                if self.upstream is not None:  # else it waits for a connection, and what becomes of that is told by itself
+                    self._tell_of_loser(retry, self, retry.try_ends)
                 self._leave_attempt(retry, self._connector_picked())
+            for each in retry.sides:
+                if each.began < side.began and each.upstream is not None:
+                    self._tell_of_loser(retry, each, each.ends)
         self._take_over(retry, side)
         self._connector.counters["hedges_won"] += 1
         self.response_head(head)
         return True
+
+    def _tell_of_loser(self, retry: Retrying, loser: Any, ends: float) -> None:
+        """An attempt that began later was answered first. `loser`: a side or the exchange; `ends`: when its time would be over, and if it is, that was told then."""
+        if retry.per_try_timeout and not ends:
+            return
+        if retry.rules.hedge is None:
+            # It was silent for long, and somebody else was not.
+            loser._observe(NO_ANSWER)
+        elif self._connector.watch is not None:
+            self._connector.watch.lost(self._picked if loser is self else loser.picked)
 
     def _take_over(self, retry: Retrying, side: SideAttempt) -> None:
         """From here on this attempt is the exchange's own."""

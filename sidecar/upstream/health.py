@@ -59,8 +59,14 @@ class EndpointWatch:
         return is_ejected
 
     def observe(self, pool: Any, status: int, seconds: float) -> None:
-        """An attempt at this endpoint ended with this status; 503 and 504 also stand for no answer at all."""
+        """An attempt at this endpoint ended with this status, or one of `sidecar.outcomes`."""
         if self._judge.observe(pool.health, status, self._seconds()):
+            self._say_ejected()
+            self._changed()
+
+    def lost(self, pool: Any) -> None:
+        """Another endpoint answered first, though it had less time (see `OutlierJudge.lost`)."""
+        if self._judge.lost(pool.health, self._seconds()):
             self._say_ejected()
             self._changed()
 

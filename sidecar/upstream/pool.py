@@ -23,6 +23,7 @@ from sidecar.facts import TLSFacts
 from sidecar.interfaces import IConnector
 from sidecar.model import Cluster, Endpoint, Locality
 from sidecar.naming.places import at_once
+from sidecar.outcomes import BROKEN
 from sidecar.transport.lifetime import end_of_life
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
@@ -266,7 +267,7 @@ class Connector:
         pool.found_nobody()
         self.counters["connect_failures"] += 1
         if self.observe is not None:
-            self.observe(pool, 503, 0.0)
+            self.observe(pool, BROKEN, 0.0)
         self.report(error)
         why = error or ConnectFailed(f"{self.describe(pool)} closed the connection at once")
         # HTTP/2's waiting requests would all have shared it.

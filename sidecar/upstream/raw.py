@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.cluster.choice import Wanted
 from sidecar.cluster.grouping import Match
 from sidecar.errors import UpstreamClosed, UpstreamError
+from sidecar.outcomes import BROKEN, CONNECTED
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.picking import better_untried, picking_failed, why_not_picked
 
@@ -96,7 +97,7 @@ class RawConnection:
         self._pool.requests += 1
         if self._connector.observe is not None:
             # It makes up for connections that failed before, as an answer does for requests.
-            self._connector.observe(self._pool, 200, self._connector.seconds() - self._began)
+            self._connector.observe(self._pool, CONNECTED, self._connector.seconds() - self._began)
         self.transport.protocol = self._side
         self._side.makeConnection(self.transport)
         self._side.established()
@@ -108,7 +109,7 @@ class RawConnection:
             self._pool.failures += 1
             self._connector.counters["connect_failures"] += 1
             if self._connector.observe is not None:
-                self._connector.observe(self._pool, 503, 0.0)
+                self._connector.observe(self._pool, BROKEN, 0.0)
             self._connector.report(error)
             self._side.unavailable(error, self._pool)
 
