@@ -19,6 +19,7 @@ from sidecar.address import Address
 from sidecar.admin.metrics import register_runtime_metrics
 from sidecar.admin.pages import make_pages
 from sidecar.admin.server import AdminServer
+from sidecar.collector import settle
 from sidecar.context import PluginContext
 from sidecar.discovering import Discoveries, register_discovery_metrics
 from sidecar.downstream.chain_match import Candidate
@@ -385,14 +386,18 @@ class Sidecar:
                 raise ConfigError([_problem(cluster.origin, str(error))]) from None
             h1_slot = partial(self.keyring.upstream_context, msgspec.structs.replace(cluster.tls, alpn=ALPN["h1"]), self.config.node)
             security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "", h1_slot)
-        later = partial(self.reactor.callLater, 0)
         make_balancer = partial(self._balancer, cluster)
         dial = partial(self._dial, cluster)
-        connector = make(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, later, make_balancer, self.config.node.locality)
+        connector = make(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, self._later, make_balancer, self.config.node.locality)
         h2 = multiplex(connector, cluster, self.reactor, self.wheel.timer)
         if h2 is not None:
             self.h2_clusters.append((cluster.name, h2))
         return connector, security
+
+    def _later(self, step: Callable[[], None]) -> Any:
+        """The next step of a change of endpoints, in the next turn of the reactor."""
+        settle()
+        return self.reactor.callLater(0, step)
 
     def _balancer(self, cluster: model.Cluster) -> Any:
         """A balancer for one group of the cluster's endpoints; more may be needed while the sidecar runs."""

@@ -23,6 +23,19 @@ FREEZES = 600  # not asked before so many: they are a million objects at most
 GROWTH_BYTES = 128 * 1024 * 1024  # some twenty thousand endpoints with health checks; to look at everything stops the event loop
 
 
+# The collector is the process's, and so is who tunes it.
+_tuned: list[Collector] = []
+
+
+def settle() -> None:
+    """Called between the steps of long work: what it has made so far is frozen, where a `Collector` tunes this process. A list of ten thousand endpoints is one
+    object among those that a collection looks at, and yet it is ten thousand to look at: a change makes a dozen such.
+    """
+    for each in _tuned:
+        gc.freeze()
+        each.freezes += 1
+
+
 class Collector:
     """Tunes the collector of this process from `start` to `stop`. `resident()`: its memory, octets (to count the frozen objects would take longer than a
     collection). Reactor thread only, but for the collector's own call.
@@ -44,11 +57,14 @@ class Collector:
         gc.set_threshold(*THRESHOLDS)
         self._look_at_everything()
         self._next()
+        _tuned.append(self)
 
     def stop(self) -> None:
         """As it was before."""
         if self._call is not None and self._call.active():
             self._call.cancel()
+        if self in _tuned:
+            _tuned.remove(self)
         if self._collected in gc.callbacks:
             gc.callbacks.remove(self._collected)
         gc.set_threshold(*self._thresholds)

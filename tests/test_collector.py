@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidecar.collector import FREEZES, GROWTH_BYTES, LOOK_SECONDS, OBJECTS_AT_ONCE, THRESHOLDS, Collector
+from sidecar.collector import FREEZES, GROWTH_BYTES, LOOK_SECONDS, OBJECTS_AT_ONCE, THRESHOLDS, Collector, settle
 from sidecar.testing import Clock
 
 
@@ -67,6 +67,16 @@ def test_young_cycles_are_freed(tuned: Collector) -> None:
     knot = weakref.ref(Knot())
     kept = [[number] for number in range(4 * THRESHOLDS[0])]
     assert kept and knot() is None
+
+
+def test_what_long_work_has_made_is_not_looked_at(tuned: Collector) -> None:
+    """A large list is one object, and ten thousand to look at; between two steps it is put aside. Without a tuned collector nothing is."""
+    large = [[number] for number in range(THRESHOLDS[0] // 2)]
+    settle()
+    assert large and looked_at() < 10 and tuned.freezes > 0
+    tuned.stop()
+    settle()
+    assert not gc.get_freeze_count()
 
 
 def test_frozen_cycles_are_freed_when_they_are_many(tuned: Collector, clock: Clock, memory: list[int]) -> None:
