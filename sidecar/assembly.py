@@ -388,7 +388,8 @@ class Sidecar:
             security = UpstreamSide(slot, cluster.name, cluster.tls.server_name or cluster.tls.hostname or "", h1_slot)
         make_balancer = partial(self._balancer, cluster)
         dial = partial(self._dial, cluster)
-        connector = make(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, self._later, make_balancer, self.config.node.locality)
+        own = self.config.node.locality
+        connector = make(cluster, make_balancer(), dial, self.reactor.seconds, self.wheel.timer, security, self._later, make_balancer, own)
         h2 = multiplex(connector, cluster, self.reactor, self.wheel.timer)
         if h2 is not None:
             self.h2_clusters.append((cluster.name, h2))

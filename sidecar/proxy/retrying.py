@@ -433,7 +433,7 @@ class RetryWay(PluginCalls):
         return True
 
     def _tell_of_loser(self, retry: Retrying, loser: Any, ends: float) -> None:
-        """An attempt that began later was answered first. `loser`: a side or the exchange; `ends`: when its time would be over, and if it is, that was told then."""
+        """An attempt that began later was answered first. `loser`: a side or the exchange; `ends`: when its time is over; if it is, that was told then."""
         if retry.per_try_timeout and not ends:
             return
         if retry.rules.hedge is None:
