@@ -7,7 +7,7 @@ from collections import Counter
 
 from sidecar.config.convert import Check, Record
 from sidecar.config.problems import each, host_problem
-from sidecar.model import Cluster, Endpoint, LocalityLB, SlowStart, SubsetLB
+from sidecar.model import Cluster, Endpoint, LocalityLB, OutlierDetection, SlowStart, SubsetLB
 
 MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
 
@@ -53,6 +53,22 @@ def cluster(record: Record) -> None:
         record.problem("the health check grpc needs HTTP/2; write `protocol: h2`", "health_checks")
 
 
+# What outlier detection only looks at where it tells both kinds of failures apart.
+LOCAL_ORIGIN_KEYS = (
+    "consecutive_local_origin_failure", "enforcing_consecutive_local_origin_failure", "enforcing_local_origin_success_rate",
+    "enforcing_failure_percentage_local_origin",
+)  # fmt: skip
+
+
+def outlier_detection(record: Record) -> None:
+    """What is written about failures of our own side is looked at."""
+    if not record.get("split_external_local_origin_errors"):
+        usual = OutlierDetection()
+        for key in LOCAL_ORIGIN_KEYS:
+            if record.get(key, getattr(usual, key)) != getattr(usual, key):
+                record.problem("says nothing without `split_external_local_origin_errors: true`", key)
+
+
 # Those whose choice hangs on the request.
 KEYED_BALANCERS = ("ring-hash", "maglev")
 
@@ -81,4 +97,11 @@ def subset_lb(record: Record) -> None:
         record.problem("`default_subset` and `fallback_policy: default_subset` belong together")
 
 
-CLUSTER_CHECKS: dict[type, Check] = {Endpoint: endpoint, LocalityLB: locality_lb, SlowStart: slow_start, SubsetLB: subset_lb, Cluster: cluster}
+CLUSTER_CHECKS: dict[type, Check] = {
+    Endpoint: endpoint,
+    LocalityLB: locality_lb,
+    OutlierDetection: outlier_detection,
+    SlowStart: slow_start,
+    SubsetLB: subset_lb,
+    Cluster: cluster,
+}

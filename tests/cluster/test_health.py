@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from sidecar.cluster.health import Health, OutlierJudge
 from sidecar.model import EJECTION_PERCENT, OutlierDetection
+from sidecar.outcomes import BROKEN, CONNECTED, NO_ANSWER
 
 
 class Judged:
@@ -225,3 +226,92 @@ def test_as_many_as_may_be_ejected_leave_half(count: int) -> None:
         judged.see(*[500] * 5, at=number)
     assert count / 4 <= len(judged.out) <= count / 2
     assert OutlierDetection().max_ejection_percent == EJECTION_PERCENT
+
+
+def split(count: int = 2, dice: float = 0.5, **settings: object) -> Judged:
+    return Judged(count, dice, split_external_local_origin_errors=True, **settings)
+
+
+def test_failures_of_our_side_count_with_the_others_by_default() -> None:
+    """No connection is a failure like any other, and the keys about local origin say nothing."""
+    judged = Judged(consecutive_local_origin_failure=2)
+    judged.see(BROKEN, NO_ANSWER, 500, BROKEN)
+    assert judged.out == [] and judged.healths[0].local_in_row == 0
+    judged.see(BROKEN)
+    assert judged.out == ["0"] and judged.healths[0].reason == "5 failures in a row"
+
+
+def test_failures_of_our_side_count_apart_when_split() -> None:
+    """They do not add up with bad answers, in either direction; a bad answer is one, and ends a row of none."""
+    judged = split(consecutive_5xx=3, consecutive_local_origin_failure=4)
+    judged.see(500, BROKEN, 500, NO_ANSWER, BROKEN)
+    health = judged.healths[0]
+    assert judged.out == [] and (health.in_row, health.local_in_row) == (2, 2)
+    assert (health.requests, health.failures, health.local_requests, health.local_failures) == (2, 2, 5, 3)
+    assert judged.see(BROKEN, BROKEN) == [False, True] and health.reason == "4 attempts in a row without an answer"
+    assert judged.see(*[500] * 3, at=1) == [False, False, True] and judged.healths[1].reason == "3 failures in a row"
+
+
+def test_a_connection_ends_a_row_without_one() -> None:
+    """Of TCP more is not known; it is no answer, so a row of bad ones goes on."""
+    judged = split(consecutive_5xx=2, consecutive_local_origin_failure=2)
+    assert judged.see(BROKEN, CONNECTED, BROKEN, 503, CONNECTED, 503) == [False, False, False, False, False, True]
+    assert judged.healths[0].requests == 2
+
+
+def test_how_often_local_failures_act() -> None:
+    """`enforcing_consecutive_local_origin_failure` is in percent, and 0 means never; a count of 0 switches the detector off."""
+    for settings, ejected in (
+        ({}, True),
+        ({"enforcing_consecutive_local_origin_failure": 51}, True),
+        ({"enforcing_consecutive_local_origin_failure": 50}, False),
+        ({"enforcing_consecutive_local_origin_failure": 0}, False),
+        ({"consecutive_local_origin_failure": 0}, False),
+    ):
+        judged = split(**settings)
+        judged.see(*[BROKEN] * 5)
+        assert (judged.out == ["0"]) is ejected, settings
+
+
+def test_rates_of_answers_and_of_attempts_are_judged_apart() -> None:
+    """One endpoint answers badly, another one often not at all: each is found by its own rate, and by that alone."""
+    off = {"consecutive_5xx": 0, "consecutive_local_origin_failure": 0}
+    for which, at, reason in (
+        ({"enforcing_success_rate": 100, "enforcing_local_origin_success_rate": 0}, "8", "0.0% of its answers good where all have 90.0%"),
+        ({"enforcing_success_rate": 0, "enforcing_local_origin_success_rate": 100}, "9", "50.0% of its attempts answered where all have 95.0%"),
+    ):
+        judged = split(10, success_rate_minimum_hosts=10, success_rate_request_volume=100, **off, **which)
+        for number in range(10):
+            judged.see(*[200 if number != 8 else 500] * 100, at=number)
+        judged.see(*[BROKEN] * 100, at=9)
+        judged.walk(10)
+        assert judged.out == [at] and judged.healths[int(at)].reason == reason
+
+
+def test_the_share_of_attempts_without_an_answer() -> None:
+    """`enforcing_failure_percentage_local_origin` has the threshold, the hosts and the volume of the other one, and is off by default."""
+    for enforcing, out in ((0, []), (100, ["4"])):
+        judged = split(
+            5, consecutive_local_origin_failure=0, enforcing_local_origin_success_rate=0, enforcing_failure_percentage_local_origin=enforcing,
+            failure_percentage_request_volume=20,
+        )  # fmt: skip
+        for number in range(4):
+            judged.see(*[200] * 20, at=number)
+        judged.see(*[BROKEN] * 18, 200, 200, at=4)
+        judged.walk(10)
+        assert judged.out == out
+    assert judged.healths[4].reason == "90 % of its attempts had no answer"
+
+
+@pytest.mark.parametrize("make", [Judged, split])
+def test_who_always_comes_last(make: object) -> None:
+    """Five times in a row, and never an answer in between: it is out. By chance now and then: nothing happens, and no rate knows of it."""
+    judged = make()  # type: ignore[operator]
+    for _ in range(5):
+        assert not any(judged.judge.lost(judged.healths[0], judged.now) for _ in range(4))
+        judged.see(200)
+    assert judged.healths[0].failures == 0 and judged.healths[0].requests == 5
+    assert [judged.judge.lost(judged.healths[1], judged.now) for _ in range(5)] == [False, False, False, False, True]
+    assert judged.out == ["1"] and judged.healths[1].requests == 0
+    judged.judge.dismiss(judged.healths[0])
+    assert not any(judged.judge.lost(judged.healths[0], judged.now) for _ in range(9))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import ConnectFailed
-from sidecar.model import CircuitBreakers, Hedge, RetryBudget
+from sidecar.model import CircuitBreakers, Hedge, OutlierDetection, RetryBudget
 from tests.memory import GET, OK, POST, World, retry_rules
 from tests.proxy.test_retrying import BAD, KEYED, PUT
 
@@ -311,6 +311,47 @@ def test_company_for_one_that_finds_no_connection(ends: bytes) -> None:
     assert client.take().endswith(b"ok") and seen == [("8080" if ends is BAD else "8081", 200)]
     world.ended_once(200)
     world.nothing_is_left()
+
+
+def watched(hedge: Hedge, **settings: Any) -> Hedged:
+    return Hedged(hedge, {"outlier_detection": OutlierDetection(consecutive_5xx=2, max_ejection_percent=100), "healthy_panic_threshold": 0}, **settings)
+
+
+def test_who_always_loses_is_ejected() -> None:
+    """An endpoint that hangs is company for every one of its requests; outlier detection hears of it though no time is over, and it gets no more."""
+    world = watched(Hedge(delay=1))
+    hung = world.connector.pools[0]
+    for count in (1, 2):
+        world.connector.pick = lambda exchange, tried: next(each for each in world.connector.pools if each not in tried)
+        client, _ = world.send(GET)
+        world.late()
+        world.up(1).receive(OK)  # its connection is kept
+        assert client.take().endswith(b"ok") and hung.health.in_row == count % 2
+    assert hung.health.is_ejected and hung.health.reason == "2 failures in a row" and hung.health.failures == 0
+    assert not any(pool.health.is_ejected for pool in world.connector.pools[1:])
+
+
+def test_who_began_later_has_not_lost() -> None:
+    """It had less time than the one that answered."""
+    world = watched(Hedge(delay=1))
+    client, first = world.send(GET)
+    world.late()
+    first.receive(OK)
+    assert client.take().endswith(b"ok") and [pool.health.in_row for pool in world.connector.pools] == [0, 0, 0]
+
+
+def test_of_three_the_last_one_wins() -> None:
+    """The two before had more time: both have lost."""
+    world = watched(Hedge(delay=1, hedge_on_per_try_timeout=True), per_try_timeout=2)
+    client, first = world.send(GET)
+    world.late(1.05)
+    second = world.up(1)
+    world.late(1.0)
+    assert len(world.attempts) == 3 and world.connector.pools[0].health.in_row == 1, "its time was over, and that was told"
+    world.up(2).receive(OK)
+    assert client.take().endswith(b"ok") and first.aborted and second.aborted
+    assert [pool.health.in_row for pool in world.connector.pools] == [1, 1, 0], "and not told twice"
+    assert [pool.health.failures for pool in world.connector.pools] == [1, 0, 0]
 
 
 def test_one_after_the_other_may_be_silent() -> None:
