@@ -325,6 +325,13 @@ class UpstreamHandshakeFailed(ConnectFailed):
     hint = "Compare the two identities, their issuers and validity: `sidecar ca show FILE` prints a certificate."
 
 
+class UpstreamUndelivered(ConnectFailed):
+    """The sidecar at the other end says that nothing of the request reached its application."""
+
+    code = "upstream-undelivered"
+    hint = "The answer's own detail says why; look at the application and the sidecar there."
+
+
 class UpstreamClosed(UpstreamError):
     """The upstream closed or reset the connection before its answer was complete."""
 

@@ -16,7 +16,8 @@ from sidecar.message import RequestHead
 class TLSFacts:
     """One finished handshake. `version`: "TLSv1.3". `server_name`, `alpn`: what was negotiated, "" for none. `peer_identity`: the verified peer's SPIFFE ID, "" when it has none or
     showed no certificate. `peer_subject`: RFC 4514 text. `peer_dns_names`: DNS SANs. `peer_sha256`: hex digest of the DER certificate, "" without one. `own_identity`: our side's.
-    `forwarded_client_cert`: this peer as one element of x-forwarded-client-cert, b"" without a certificate.
+    `forwarded_client_cert`: this peer as one element of x-forwarded-client-cert, b"" without a certificate. `mark`: what nobody but the two ends of this connection can know, in hex, where both
+    are workloads that proved who they are; b"" else. It is a secret.
     """
 
     version: str = ""
@@ -29,6 +30,7 @@ class TLSFacts:
     peer_sha256: str = ""
     own_identity: str = ""
     forwarded_client_cert: bytes = b""
+    mark: bytes = attrs.field(default=b"", repr=False, eq=False)
 
 
 @attrs.frozen

@@ -14,6 +14,9 @@ from sidecar.facts import TLSFacts
 from sidecar.identity.certificate import UNREADABLE, CertificateFacts, facts_of, when
 from sidecar.identity.terms import Terms, is_ip, terms_of
 
+# RFC 5705, section 4: a label that is not registered. 16 octets cannot be guessed.
+_MARK_LABEL, _MARK_OCTETS = b"EXPERIMENTAL sidecar undelivered", 16
+
 
 def check_downstream_peer(connection: SSL.Connection, address: object, now: float) -> TLSFacts:
     """The facts of a finished handshake with a client, whose identity the listener accepts.
@@ -111,5 +114,6 @@ def _facts(connection: SSL.Connection, terms: Terms, peer: CertificateFacts | No
         peer_dns_names=() if peer is None else peer.dns_names,
         peer_sha256="" if peer is None else peer.sha256,
         own_identity=own,
+        mark=connection.export_keying_material(_MARK_LABEL, _MARK_OCTETS).hex().encode() if own and identity and not terms.hostname else b"",
         forwarded_client_cert=b"" if peer is None else b"By=%b;%b" % (own.encode("ascii"), peer.forwarded) if own else peer.forwarded,
     )

@@ -36,8 +36,8 @@ class Retrying:
     """What an exchange with a retry policy keeps: its body up to a limit (in the place of a body flow, or behind one), its timers, its place in the budget."""
 
     __slots__ = (
-        "attempt", "attempts", "attempts_max", "borrowed", "circuit", "connector", "delayed", "events", "exchange", "extra", "hedge_at", "is_over",
-        "is_too_long", "per_try_timeout", "rules", "sides", "size", "statuses", "timer", "try_ends",
+        "attempt", "attempts", "attempts_max", "borrowed", "circuit", "connector", "delayed", "events", "exchange", "extra", "had_company", "hedge_at",
+        "is_over", "is_too_long", "per_try_timeout", "rules", "sides", "size", "statuses", "timer", "try_ends",
     )  # fmt: skip
 
     def __init__(self, exchange: Any, rules: RetryRules) -> None:
@@ -63,6 +63,8 @@ class Retrying:
         # Where it counts against `max_retries`, as `_circuit` of the exchange.
         self.circuit: Any = None
         self.sides: list[SideAttempt] = []
+        # Has there ever been one?
+        self.had_company = False
         self.try_ends = self.hedge_at = 0.0
         self.timer: TryTimer | None = None
         if rules.needs_timer:

@@ -154,6 +154,8 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             self._end_broken(error)
         else:
             head, body = replies.error_reply(error, self.request, extra)
+            if error.retry_safe:
+                self._mark_undelivered(head)
             self._local_reply(head, body)
 
     def _end_broken(self, error: SidecarError) -> None:

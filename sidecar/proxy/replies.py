@@ -21,6 +21,7 @@ _PROXY_ERRORS = {
     "connect-failed": "connection_refused",
     "connect-timeout": "connection_timeout",
     "upstream-handshake-failed": "tls_protocol_error",
+    "upstream-undelivered": "destination_unavailable",
     "upstream-closed": "connection_terminated",
     "upstream-reset": "connection_terminated",
     "upstream-stalled": "connection_write_timeout",

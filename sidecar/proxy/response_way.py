@@ -39,9 +39,12 @@ class ResponseWay(PluginCalls):
             self.upstream = None
         grpc = self.grpc
         if grpc is not None:
-            self._call_answered(grpc, head, now - self._attempt_began)
+            if self._call_answered(grpc, head, now - self._attempt_began) and self._goes_elsewhere(head):
+                return
         elif head.status >= 500:
             self._attempt_ended(head.status, now - self._attempt_began)
+            if self._goes_elsewhere(head):
+                return
         elif self._connector.observe is not None:
             if head.end_stream or head.status == 101 or self.request.method == b"CONNECT":
                 self._attempt_ended(head.status, now - self._attempt_began)
@@ -87,9 +90,9 @@ class ResponseWay(PluginCalls):
         (status, seconds), self._owed = self._owed, None
         self._attempt_ended(status, seconds)
 
-    def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> None:
+    def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> bool:
         """How a call went stands in its trailers: who watches endpoints is told then. A head that is all of the answer has it, and one that is no gRPC says it
-        by its status.
+        by its status. Is it known?
         """
         call.head_seconds = seconds
         call.status = None  # an earlier attempt may have had one
@@ -100,6 +103,8 @@ class ResponseWay(PluginCalls):
                 status = head.status
                 call.status = from_http_status(status)
             self._attempt_ended(status, seconds)
+            return True
+        return False
 
     def _call_ended(self, call: GRPCCall, trailers: Headers | None) -> None:
         if call.status is None:

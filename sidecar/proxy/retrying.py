@@ -17,13 +17,13 @@ from sidecar.message import End, ResponseHead
 from sidecar.outcomes import NO_ANSWER
 from sidecar.policy.retry import RetryRules, retry_after_seconds
 from sidecar.proxy.attempts import Retrying, note_try
-from sidecar.proxy.calls import PluginCalls
 from sidecar.proxy.exchange_state import IDEMPOTENT, SAFE
 from sidecar.proxy.hedging import SideAttempt
+from sidecar.proxy.undelivered import UndeliveredWay
 from sidecar.verdicts import GiveUp, Refuse, TryAgain
 
 
-class RetryWay(PluginCalls):
+class RetryWay(UndeliveredWay):
     """The part of `Exchange` that makes further attempts."""
 
     __slots__ = ()
@@ -90,12 +90,14 @@ class RetryWay(PluginCalls):
         is_failure = not isinstance(error, UpstreamOverflow)  # which is no endpoint's
         return self._try_again(retry, endpoint, verdict, error.code, error.retry_safe or not was_sent, verdict.after_seconds, error, is_failure)
 
-    def _retries_response(self, retry: Retrying, head: ResponseHead) -> bool:
-        """The exchange's own attempt was answered with a status that the policy wants to see: is it passed over? Nothing of the answer has gone down yet."""
-        verdict = self._ask(retry, None, head, True)
+    def _retries_response(self, retry: Retrying, head: ResponseHead, undelivered: SidecarError | None = None) -> bool:
+        """The exchange's own attempt was answered with a status that the policy wants to see: is it passed over? Nothing of the answer has gone down yet.
+        `undelivered`: what it is known to stand for.
+        """
+        verdict = self._ask(retry, undelivered, head if undelivered is None else None, undelivered is None)
         if verdict is None:
             return False
-        outcome = f"status {head.status}"
+        outcome = f"status {head.status}" if undelivered is None else undelivered.code
         if retry.sides:
             self._leave_to_sides(retry, self._picked, outcome)
             return True
@@ -108,7 +110,7 @@ class RetryWay(PluginCalls):
                 return False
         status = status_in(head.headers)
         is_failure = (head.status if self.grpc is None or status is None else http_status(status)) >= 500
-        return self._try_again(retry, self._picked, verdict, outcome, False, wait, is_failure=is_failure)
+        return self._try_again(retry, self._picked, verdict, outcome, undelivered is not None, wait, undelivered, is_failure)
 
     def _ask(self, retry: Retrying, error: SidecarError | None, head: ResponseHead | None, was_sent: bool) -> TryAgain | None:
         """What the policy says; None for no."""
@@ -363,6 +365,7 @@ class RetryWay(PluginCalls):
         side.ends = self.http.seconds() + retry.per_try_timeout if retry.per_try_timeout else 0.0
         running = (self._connector_picked(), *(each.where for each in retry.sides))
         retry.sides.append(side)
+        retry.had_company = True
         side.begin((*self._tried, *(each for each in running if each is not None)))
 
     def _enter_beside(self) -> str:

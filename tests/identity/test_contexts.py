@@ -23,6 +23,22 @@ def test_mutual_tls_gives_both_sides_the_others_identity(mesh: Any) -> None:
     assert theirs.peer_subject == "CN=orders" and len(theirs.peer_sha256) == 64
 
 
+@pytest.mark.parametrize("is_old", [False, True])
+def test_both_ends_of_one_connection_share_a_secret(mesh: Any, is_old: bool) -> None:
+    """Each connection another one, and it does not show itself in a log."""
+    marks = set()
+    client, server = mesh.client(), mesh.server()
+    for _ in range(2):
+        pair = mesh.pair(client, server)
+        if is_old:
+            pair.client.set_options(SSL.OP_NO_TLSv1_3)
+        mesh.both(pair)
+        theirs, ours = pair.server_slot.check(pair.server, "a"), pair.client_slot.check(pair.client, "a", "payments")
+        assert theirs.mark == ours.mark and len(theirs.mark) == 32 and theirs.mark.decode() not in repr(theirs)
+        marks.add(theirs.mark)
+    assert len(marks) == 2
+
+
 def test_tls_1_2_is_taken_with_forward_secrecy(mesh: Any) -> None:
     """For peers that know no better."""
     pair = mesh.pair(mesh.client(), mesh.server())
@@ -79,7 +95,7 @@ def test_optional_takes_a_client_without_a_certificate(mesh: Any) -> None:
     pair = mesh.both(mesh.pair(mesh.client_without_certificate(), mesh.server(client_certificate="optional")))
     facts = pair.server_slot.check(pair.server, "a")
     assert (facts.peer_identity, facts.peer_sha256, facts.forwarded_client_cert) == ("", "", b"")
-    assert facts.own_identity == "spiffe://example.org/ns/shop/sa/payments"
+    assert facts.own_identity == "spiffe://example.org/ns/shop/sa/payments" and facts.mark == b""
 
 
 def test_optional_still_refuses_a_bad_certificate(mesh: Any) -> None:

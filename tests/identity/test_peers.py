@@ -126,7 +126,7 @@ def test_an_ordinary_server_is_checked_by_its_name(mesh: Any) -> None:
     for number, hostname in enumerate(("pay.example.org", "10.0.0.5")):
         pair = mesh.both(mesh.pair(mesh.client(mesh.source("orders"), name=f"c{number}", hostname=hostname), server))
         facts = pair.client_slot.check(pair.client, "10.0.0.5:443", "web")
-        assert facts.peer_dns_names == ("*.example.org",)
+        assert facts.peer_dns_names == ("*.example.org",) and facts.mark == b""
         assert facts.server_name == ("" if number else "pay.example.org")
 
 
