@@ -5,6 +5,7 @@ decided here. A part of `sidecar.assembly`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import random
 from typing import Any
 
@@ -26,6 +27,7 @@ from sidecar.routing.header_ops import compile_ops
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
 from sidecar.routing.table import RouteEntry
 from sidecar.routing.weights import compile_weights
+from sidecar.transport.lifetime import ends_at
 
 
 class RouteBuilder:
@@ -155,7 +157,8 @@ def tcp_target(settings: model.TCPProxy, connectors: Mapping[str, Any]) -> Targe
             connector.add_subset(match)
         targets.append((connector, match))
     pick = compile_weights([share.weight for share in shares])
-    return Target(lambda: targets[pick(random())], settings.max_connect_attempts, settings.idle_timeout)
+    lifetime = partial(ends_at, settings.max_downstream_connection_duration, settings.max_downstream_connection_duration_jitter)
+    return Target(lambda: targets[pick(random())], settings.max_connect_attempts, settings.idle_timeout, lifetime)
 
 
 def _both(first: Any, second: Any) -> Any:

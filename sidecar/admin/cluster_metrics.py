@@ -32,6 +32,7 @@ def register_cluster_metrics(sidecar: Any, add: Callable[..., None]) -> None:
         ("connect_failures", "Connections that failed."),
         ("overflows", "Requests refused because of max_pending."),
         ("no_endpoint", "Requests refused because there was no endpoint."),
+        ("max_duration_reached", "Connections of TCP proxies closed for their age."),
     ):
         add(f"sidecar_upstream_{name}_total", help, _clusters(sidecar, _counter(name)), _CLUSTER, type="counter")
     for name, help, read in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import attrs
@@ -21,12 +22,13 @@ STALL_SECONDS = 60.0
 @attrs.frozen
 class Target:
     """Where the connections of a chain go. `choose()`: a connector, and the metadata asked of its endpoints (sorted pairs, or None). `attempts`: endpoints that
-    are tried. `idle_timeout`: seconds, 0 for none.
+    are tried. `idle_timeout`: seconds, 0 for none. `ends_at(now)`: when a connection accepted now has reached its age; infinity for never.
     """
 
     choose: Callable[[], tuple[Any, Any]]
     attempts: int
     idle_timeout: float
+    ends_at: Callable[[float], float] = lambda now: inf
 
 
 @implementer(IProtocol, IPushProducer, IHalfCloseableProtocol)
@@ -93,7 +95,9 @@ class TCPServerConnection(_Side):
     __slots__ = (
         "_closed",
         "_connector",
+        "_ends_at",
         "_finished",
+        "_is_up",
         "_last",
         "_lease",
         "_match",
@@ -122,7 +126,8 @@ class TCPServerConnection(_Side):
         self._closed = closed
         self._timer = wheel.timer(self._on_timer)
         self._last = 0.0
-        self._finished = False
+        self._ends_at = inf
+        self._finished = self._is_up = False
         self._lease: Any = None
         # Octets still queued when the end began or was last looked at.
         self._unsent = 0
@@ -133,7 +138,9 @@ class TCPServerConnection(_Side):
         transport.pauseProducing()
         self.other = _Upstream(self)
         self.other.other = self
-        self._last = self._seconds()
+        self._last = now = self._seconds()
+        self._ends_at = self._target.ends_at(now)
+        self._set_timer()
         self._lease = self._connector.dial(self.other, (), self._match)
 
     def upstream_connected(self) -> None:
@@ -141,6 +148,7 @@ class TCPServerConnection(_Side):
         if self._finished:
             self.other.transport.abortConnection()
             return
+        self._is_up = True
         self._set_timer()
         self.transport.resumeProducing()
 
@@ -206,7 +214,13 @@ class TCPServerConnection(_Side):
     def _on_timer(self) -> None:
         if self._finished:
             self._look_for_progress()
-        elif self._seconds() - self._last >= self._target.idle_timeout:
+            return
+        now = self._seconds()
+        idle = self._target.idle_timeout
+        if now >= self._ends_at:
+            self._connector.counters["max_duration_reached"] += 1
+            self.end()
+        elif idle and self._is_up and now - self._last >= idle:
             self.end(abort=True)
         else:
             self._set_timer()
@@ -226,8 +240,10 @@ class TCPServerConnection(_Side):
             self._timer.set(self._seconds() + STALL_SECONDS)
 
     def _set_timer(self) -> None:
-        if self._target.idle_timeout:
-            self._timer.set(self._last + self._target.idle_timeout)
+        idle = self._target.idle_timeout
+        deadline = min(self._ends_at, self._last + idle) if idle and self._is_up else self._ends_at
+        if deadline != inf:
+            self._timer.set(deadline)
 
 
 class _Upstream(_Side):

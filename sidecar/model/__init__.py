@@ -332,12 +332,14 @@ class HTTPManager(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 class TCPProxy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Terminal network filter that forwards bytes (Envoy: TcpProxy) to `cluster`, or for each connection to one of `weighted_clusters`. `metadata_match`: as of a `Route`. `idle_timeout`: no byte in
-    either direction (0: none). `max_connect_attempts`: how many endpoints are tried; nothing was read from the client by then, so nothing is lost."""
+    either direction (0: none). `max_downstream_connection_duration`: after so long, and up to `max_downstream_connection_duration_jitter` percent more, a connection is closed (0: never). `max_connect_attempts`: how many endpoints are tried; nothing was read from the client by then, so nothing is lost."""
 
     cluster: Name | None = None
     weighted_clusters: tuple[WeightedCluster, ...] = ()
     metadata_match: dict[str, str] = {}
     idle_timeout: Duration = 3600.0
+    max_downstream_connection_duration: Duration = 0.0
+    max_downstream_connection_duration_jitter: Percent = CONNECTION_JITTER_PERCENT
     max_connect_attempts: Annotated[int, Meta(ge=1, le=RETRY_ATTEMPTS)] = 3
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 def end_of_life(limits: Any, now: float) -> float:
     """When a connection made at `now` has reached its age; `inf` without a limit. `limits`: `model.HTTPLimits` or `model.PoolLimits`. Clock seconds."""
-    duration: float = limits.max_connection_duration
-    if not duration:
-        return inf
-    jitter: float = limits.max_connection_duration_jitter / 100.0
-    return now + duration * (1.0 + random.random() * jitter)
+    return ends_at(limits.max_connection_duration, limits.max_connection_duration_jitter, now)
+
+
+def ends_at(duration: float, jitter_percent: float, now: float) -> float:
+    """The same of the two numbers."""
+    return now + duration * (1.0 + random.random() * jitter_percent / 100.0) if duration else inf

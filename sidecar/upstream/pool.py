@@ -76,6 +76,7 @@ class Connector:
             "overflows": 0,
             "no_endpoint": 0,
             "evicted": 0,
+            "max_duration_reached": 0,
             "retries": 0,
             "retries_denied": 0,
             "retries_exhausted": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from tests.memory import MemoryTransport, World, facts
 class Tunnel:
     """A client whose connection to the application is being made."""
 
-    def __init__(self, idle: float = 100.0, endpoints: int = 1, attempts: int = 3) -> None:
+    def __init__(self, idle: float = 100.0, endpoints: int = 1, attempts: int = 3, age: float = inf) -> None:
         self.world = World(auto=False, endpoints=endpoints)
         self.closed: list[Any] = []
-        target = Target(lambda: (self.world.connector, None), attempts, idle)
+        target = Target(lambda: (self.world.connector, None), attempts, idle, lambda now: now + age)
         side = TCPServerConnection(target, self.world.wheel, self.world.clock.seconds, facts(), self.closed.append)
         self.client = MemoryTransport(side, Address("192.0.2.1", 5))
         side.makeConnection(self.client)
@@ -145,3 +146,34 @@ def test_idle_timeout() -> None:
     tunnel.world.clock.advance(11)
     tunnel.world.clock.advance(1)
     assert app.aborted and tunnel.client.aborted
+
+
+@pytest.mark.parametrize("idle", [0.0, 100.0])
+def test_a_connection_that_has_reached_its_age_is_closed(idle: float) -> None:
+    """However busy; what is queued for either side leaves, and it is counted."""
+    tunnel = Tunnel(idle=idle, age=30.0)
+    app = tunnel.connect()
+    for _ in range(29):
+        tunnel.world.clock.advance(1)
+        tunnel.client.receive(b"a")
+        app.receive(b"b")
+    assert not app.closing and not tunnel.client.closing
+    app.blocked = True
+    tunnel.client.receive(b"last")
+    tunnel.world.clock.advance(2)
+    assert app.closing and tunnel.client.closing and not app.aborted and not tunnel.client.aborted
+    assert tunnel.world.connector.counters["max_duration_reached"] == 1
+    app.drain()
+    assert app.take().endswith(b"last")
+    tunnel.client.settle()
+    app.settle()
+    assert set(tunnel.closed) == {tunnel.client.protocol}
+
+
+def test_the_age_counts_while_the_application_is_not_there_yet() -> None:
+    """It began when the client connected."""
+    tunnel = Tunnel(idle=5.0, age=30.0)
+    tunnel.world.clock.advance(20)
+    assert not tunnel.client.closing, "nothing can move yet, so the idle timeout has not begun"
+    tunnel.world.clock.advance(11)
+    assert tunnel.client.closing
