@@ -51,7 +51,7 @@ class TCPCheck:
             seen += data
             while wanted and wanted[0] in seen:
                 seen = seen.partition(wanted.pop(0))[2]
-            if len(seen) > RECEIVE_BYTES:
+            if wanted and len(seen) > RECEIVE_BYTES:
                 return Unwell(f"sent {len(seen)} octets without {wanted[0]!r}")
         return None
 

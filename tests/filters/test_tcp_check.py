@@ -57,6 +57,11 @@ def test_order_matters() -> None:
     assert ask(FakeProbeConnection(b"250 220"), receive=("220", "250")) == Unwell("closed the connection before b'250' came")
 
 
+def test_a_talkative_endpoint_is_well() -> None:
+    """What was asked for came, and with it more than is ever looked through."""
+    assert ask(FakeProbeConnection(b"220" + b"x" * (RECEIVE_BYTES + 1)), receive=("220",)) is None
+
+
 def test_nothing_is_kept_for_ever() -> None:
     """Somebody who talks without end is not well."""
     verdict = ask(FakeProbeConnection(*[b"x" * 1000] * 100), receive=("y",))
