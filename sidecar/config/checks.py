@@ -51,7 +51,7 @@ AT_MOST_ONE: dict[type, tuple[str, ...]] = {
     ValueMatch: ("exact", "prefix", "suffix", "contains", "regex", "present"),
     Redirect: ("path", "prefix"),
     Rewrite: ("prefix", "regex"),
-    UpstreamTLS: ("hostname", "identities"),
+    UpstreamTLS: ("hostname", "identities", "trust_domains"),
     Cluster: ("endpoints", "discovery"),
 }
 # (struct, field) -> the kinds of plugins that may stand there.
@@ -265,8 +265,12 @@ def virtual_host(record: Record) -> None:
 
 
 def downstream_tls(record: Record) -> None:
-    """Trust domains are names; only spoken protocols are offered."""
+    """Trust domains are names; whose clients are not asked for certificates verifies none; only spoken protocols are offered."""
     each(record, "trust_domains", _domain)
+    if record.get("client_certificate") == "none":
+        for key in ("trust", "trust_domains"):
+            if record.has(key):
+                record.problem(f"no client is asked for a certificate (client_certificate: none), so `{key}` has no use", key)
     if record.parent is not None and record.parent.has("http"):
         each(record, "alpn", _alpn)
 
@@ -278,8 +282,6 @@ def upstream_tls(record: Record) -> None:
     each(record, "hostname", host_problem)
     each(record, "server_name", host_problem)
     each(record, "alpn", _alpn)
-    if record.has("hostname") and record.has("trust_domains"):
-        record.problem("`trust_domains` are for workloads, `hostname` is for ordinary servers; expected one of them", "trust_domains")
 
 
 def chain_match(record: Record) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 
 from sidecar.config.convert import Check, Record
 from sidecar.config.problems import each, host_problem
-from sidecar.model import Cluster, Endpoint, LocalityLB, OutlierDetection, SlowStart, SubsetLB
+from sidecar.model import Cluster, Endpoint, HealthCheck, LocalityLB, OutlierDetection, SlowStart, SubsetLB
 
 MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
 
@@ -97,8 +97,15 @@ def subset_lb(record: Record) -> None:
         record.problem("`default_subset` and `fallback_policy: default_subset` belong together")
 
 
+def health_check(record: Record) -> None:
+    """What is to be logged has somewhere to go."""
+    if record.get("always_log_health_check_failures") and not record.has("event_log_path"):
+        record.problem("failures are logged in the file `event_log_path`, and none is written", "always_log_health_check_failures")
+
+
 CLUSTER_CHECKS: dict[type, Check] = {
     Endpoint: endpoint,
+    HealthCheck: health_check,
     LocalityLB: locality_lb,
     OutlierDetection: outlier_detection,
     SlowStart: slow_start,
