@@ -33,7 +33,7 @@ from sidecar.facts import ConnectionFacts
 from sidecar.health_checks import HealthChecks
 from sidecar.http2 import ALPN, H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
-from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, IPluginLifecycle
+from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, ILineLog, IPluginLifecycle
 from sidecar.lives import PluginLives
 from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
@@ -261,7 +261,9 @@ class Sidecar:
         builder = RouteBuilder(settings, name, plugins, self._plugin, self.connectors, self._mirror, self.reactor.seconds)
         for entry in table.entries:
             entry.compiled = builder.build(entry)
-        http.access_logs = tuple(Step(plugin.log, account, 0) for plugin, account in (self._plugin(ref, name) for ref in settings.access_logs))
+        logs = [self._plugin(ref, name) for ref in settings.access_logs]
+        http.line_logs = tuple(Step(plugin.log_line, account, 0) for plugin, account in logs if ILineLog.providedBy(plugin))
+        http.access_logs = tuple(Step(plugin.log, account, 0) for plugin, account in logs if not ILineLog.providedBy(plugin))
         if settings.tracing is not None:
             tracer, account = self._plugin(settings.tracing.tracer, name)
             http.tracer = _Tracer(tracer, account)

@@ -308,6 +308,13 @@ class IAccessLog(Interface):
         """Called once for each exchange with its `ExchangeRecord`, which it must not keep."""
 
 
+class ILineLog(Interface):
+    """An access log that writes text, most of which is the same for many exchanges: it is told of them in this way and not by `IAccessLog.log`."""
+
+    def log_line(likeness: Any, own: Any) -> None:
+        """Called once for each exchange. `likeness`: `sidecar.record.Likeness`, the same for all that are alike; `own`: `sidecar.record.OwnFields`, not to be kept."""
+
+
 class ICertificateSource(Interface):
     """Kind `certificate-source`: where an identity comes from."""
 

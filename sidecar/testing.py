@@ -115,6 +115,7 @@ class FakeExchange:
         # What the route's hash policies make of the request.
         self.key: int | None = None
         self.metadata_match: tuple[tuple[str, str], ...] | None = None
+        self.likeness: Any = None
 
     def note(self, who: str, what: str) -> None:
         """See `IExchange.note`."""

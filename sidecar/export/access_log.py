@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from sidecar.export.json_lines import json_line
 from sidecar.export.lines import STDOUT, LineWriter
-from sidecar.interfaces import IAccessLog, IPluginLifecycle
+from sidecar.interfaces import IAccessLog, ILineLog, IPluginLifecycle
 from sidecar.record import ExchangeRecord
 
 _FIELDS = ExchangeRecord.__struct_fields__
@@ -43,6 +43,8 @@ class JSONLines:
         self._begin = b""
         self._names = config.fields
         self._values = attrgetter(*config.fields) if config.fields else None
+        if not config.fields:
+            alsoProvides(self, ILineLog)
 
     def start(self) -> None:
         """Open the file."""
@@ -61,7 +63,21 @@ class JSONLines:
         started = record.started
         second = int(started)
         if second != self._second:
-            self._second = second
-            self._begin = datetime.fromtimestamp(second, UTC).strftime('{"time":"%Y-%m-%dT%H:%M:%S.').encode()
+            self._begin_second(second)
         # What the encoder gives begins with "{"; the time (RFC 3339, cut to the millisecond) is put before its first field.
         self._write(b"".join((self._begin, _MILLISECONDS[int((started - second) * 1000)], json_line(chosen)[1:], b"\n")))
+
+    def log_line(self, likeness: Any, own: Any) -> None:
+        """See `ILineLog`: the same line as `log` writes, when it has all fields."""
+        common = likeness.json
+        if not common:
+            likeness.json = common = json_line(likeness.fields)[1:-1] + b","
+        started = own.started
+        second = int(started)
+        if second != self._second:
+            self._begin_second(second)
+        self._write(b"".join((self._begin, _MILLISECONDS[int((started - second) * 1000)], common, json_line(own)[1:], b"\n")))
+
+    def _begin_second(self, second: int) -> None:
+        self._second = second
+        self._begin = datetime.fromtimestamp(second, UTC).strftime('{"time":"%Y-%m-%dT%H:%M:%S.').encode()

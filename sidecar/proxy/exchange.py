@@ -41,7 +41,7 @@ from sidecar.proxy import replies
 from sidecar.proxy.attempts import note_try
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.exchange_state import IDEMPOTENT
-from sidecar.proxy.record import make_record
+from sidecar.proxy.record import likeness_of, own_fields, whole_record
 from sidecar.proxy.request_way import RequestWay
 from sidecar.proxy.response_way import ResponseWay
 from sidecar.proxy.retrying import RetryWay
@@ -255,37 +255,51 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
             for deferred, step in awaited.items():
                 self._call_off(deferred, step)
         duration = http.seconds() - self.started
-        http.observe(self, duration)
-        chain = self.chain
-        if http.wants_record or chain.done:
-            try:
-                record = make_record(self, duration)
-            except Exception:
-                # A plugin assigned what is no principal or trace. The exchange ends all the same.
-                http.log.failure("the record of an exchange could not be made")
-                return
-            for log in http.access_logs:
-                account = log.account
-                account.calls += 1
-                then = http.seconds()
-                try:
-                    log.hook(record)
-                except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
-                    self.raised(log)
-                account.seconds += http.seconds() - then
-            for step in chain.done:
-                self.call(step, self, record)
-            if http.exporters:
-                spans = self.call(http.tracer.end, self, record)
-                if spans and type(spans) is list:
-                    for exporter in http.exporters:
-                        self.call(exporter, spans)
+        if http.line_logs or http.wants_record or self.chain.done:
+            self._tell(duration)
+        else:
+            http.observe(self, duration)
         retry = self._retry
         if retry is not None:
             # It points back here, and two objects that hold each other are the collector's work, for every request.
             if self._flow is retry:
                 self._flow = None
             self._retry = None
+
+    def _tell(self, duration: float) -> None:
+        """Count it, and tell all who want to know of it."""
+        http = self.http
+        try:
+            self.likeness = likeness = likeness_of(self)
+            own = own_fields(self, duration)
+        except Exception:
+            # A plugin assigned what is no principal or trace. The exchange ends all the same.
+            http.log.failure("the record of an exchange could not be made")
+            http.observe(self, duration)
+            return
+        http.observe(self, duration)
+        for log in http.line_logs:
+            # As `call` does, which is one call more for each request.
+            account = log.account
+            account.calls += 1
+            then = http.seconds()
+            try:
+                log.hook(likeness, own)
+            except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
+                self.raised(log)
+            account.seconds += http.seconds() - then
+        if not http.wants_record and not self.chain.done:
+            return
+        record = whole_record(likeness.fields, own)
+        for log in http.access_logs:
+            self.call(log, record)
+        for step in self.chain.done:
+            self.call(step, self, record)
+        if http.exporters:
+            spans = self.call(http.tracer.end, self, record)
+            if spans and type(spans) is list:
+                for exporter in http.exporters:
+                    self.call(exporter, spans)
 
     def _call_off(self, answer: Any, step: Step) -> None:
         """Nobody waits for this answer any more. What a plugin does about that is its own affair, and a failure of its own."""

@@ -18,7 +18,7 @@ from sidecar.proxy.hints import Times
 from sidecar.proxy.http import Caller, HTTPRuntime, new_request_id
 from sidecar.proxy.route import RouteRuntime
 from sidecar.proxy.steps import EMPTY_CHAIN, Chain, Step
-from sidecar.record import Try
+from sidecar.record import Likeness, Try
 
 # RFC 9110, section 9.2.2: may be sent again when nobody knows whether the first one arrived.
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})  # RFC 9110, section 9.2.1, less TRACE: nothing changes however often they are carried out
@@ -70,6 +70,7 @@ class ExchangeState:
         "grpc",
         "http",
         "is_tunnel",
+        "likeness",
         "notes",
         "number",
         "path",
@@ -120,6 +121,8 @@ class ExchangeState:
         # What is counted of a gRPC call ("gRPC over HTTP2": the method is POST); None for any other request.
         self.grpc: GRPCCall | None = GRPCCall() if self._facts.speaks_grpc and request.method == b"POST" else None
         self.error: SidecarError | None = None
+        # Once it is over, where anybody wants its record.
+        self.likeness: Likeness | None = None
         # Response flags beside the error's own, comma-separated.
         self.flags = ""
         self.request_bytes = self.response_bytes = self.attempts = 0

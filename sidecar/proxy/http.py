@@ -14,6 +14,7 @@ from sidecar.facts import ConnectionFacts
 from sidecar.headers import Field, field
 from sidecar.message import RequestHead
 from sidecar.model import HTTPManager
+from sidecar.record import Likeness
 
 # CGI and WSGI applications cannot tell "_" from "-" in a field's name, so every spelling that they would read as x-forwarded-client-cert is the same field to
 # us.
@@ -52,6 +53,8 @@ class HTTPRuntime:
         "find_route",
         "gate",
         "keeps_certificate",
+        "likenesses",
+        "line_logs",
         "log",
         "name",
         "normalize_path",
@@ -80,8 +83,11 @@ class HTTPRuntime:
         self.log = Logger(namespace="sidecar.http")
         self.find_route: Callable[[RequestHead], Any] = lambda head: None
         self.normalize_path: Callable[[bytes], bytes | None] = lambda path: path
-        # (plugin, account) pairs
+        # Steps; those that are `ILineLog`s are called for each exchange with the two parts of its record, the others with all of it.
         self.access_logs: tuple[Any, ...] = ()
+        self.line_logs: tuple[Any, ...] = ()
+        # What exchanges were like, by all that makes it out; see `record.likeness_of`.
+        self.likenesses: dict[Any, Likeness] = {}
         self.tracer: Any = None
         self.exporters: tuple[Any, ...] = ()
         self.sample = 1.0

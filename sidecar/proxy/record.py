@@ -1,53 +1,113 @@
-"""The record of a finished exchange, made only when somebody reads it (access logs, tracer, hooks)."""
+"""The record of a finished exchange, made only when somebody reads it (access logs, tracer, hooks).
+
+Most of it is the same for many exchanges, and so is what is made of it: these have one `Likeness`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import astuple
+
+from sidecar.codec.grpc import from_http_status
 from sidecar.proxy.attempts import tries_of
-from sidecar.record import ExchangeRecord
+from sidecar.proxy.grpc_call import final_status
+from sidecar.record import CommonFields, ExchangeRecord, Likeness, OwnFields, Try
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
+# Kept for each HTTP filter chain; then all are forgotten, so that clients who never ask the same twice cannot make them grow: 1 MB at most.
+LIKENESSES = 512
+# Octets of path, authority and user agent together: longer ones are not kept.
+LIKENESS_OCTETS = 512
+
 _PROTOCOLS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
+_NO_TRIES: list[Try] = []
 
 
-def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
-    """Everything about `exchange`, which took `duration` seconds."""
+def likeness_of(exchange: Exchange) -> Likeness:
+    """What this exchange has in common with others: made for it when something went wrong, else there since the last one that was like it."""
+    if exchange.error is not None or exchange.flags:
+        return Likeness(_common_fields(exchange))
+    request = exchange.request
+    response = exchange.response
+    status = 0 if response is None or not exchange._response_sent else response.status
+    call = exchange.grpc
+    tls = exchange.connection.tls
+    upstream_tls = exchange.upstream_tls
+    principal = exchange.principal
+    key = (
+        request.method,
+        request.authority,
+        exchange.path,
+        request.version,
+        status,
+        None if call is None else from_http_status(status) if call.status is None else call.status,
+        exchange.route_name,
+        exchange.cluster_name,
+        exchange.endpoint_text,
+        exchange._facts.agent,
+        None if principal is None else principal.name,
+        None if tls is None else tls.peer_identity,
+        None if upstream_tls is None else upstream_tls.peer_identity,
+    )
+    likenesses = exchange.http.likenesses
+    return likenesses.get(key) or _new_likeness(exchange, likenesses, key)
+
+
+def _new_likeness(exchange: Exchange, likenesses: dict[Any, Likeness], key: Any) -> Likeness:
+    fields = _common_fields(exchange)
+    likeness = Likeness(fields)
+    if len(fields.path) + len(fields.authority) + len(fields.user_agent) <= LIKENESS_OCTETS:
+        if len(likenesses) >= LIKENESSES:
+            likenesses.clear()
+        likenesses[key] = likeness
+    return likeness
+
+
+def _common_fields(exchange: Exchange) -> CommonFields:
     request = exchange.request
     facts = exchange.connection
     error = exchange.error
     tls = facts.tls
     upstream_tls = exchange.upstream_tls
     principal = exchange.principal
-    trace = exchange.trace
-    grpc = exchange.grpc
-    upstream_seconds = exchange.upstream_seconds
     flags = "" if error is None else error.flag
     if exchange.flags:
         flags = f"{flags},{exchange.flags}" if flags else exchange.flags
-    # Positional, in the order of the fields: naming thirty arguments would cost two microseconds of each request.
-    return ExchangeRecord(
+    return CommonFields(
+        listener=facts.listener,
+        direction=facts.direction,
+        method=request.method.decode("latin-1"),
+        authority=request.authority.decode("latin-1"),
+        path=exchange.path.decode("latin-1"),
+        protocol=_PROTOCOLS[request.version],
+        status=exchange.status,
+        flags=flags,
+        code="" if error is None else error.code,
+        side="" if error is None else error.side,
+        detail="" if error is None else error.sentence,
+        route=exchange.route_name,
+        cluster=exchange.cluster_name,
+        endpoint=exchange.endpoint_text,
+        principal="" if principal is None else principal.name,
+        peer_identity="" if tls is None else tls.peer_identity,
+        upstream_identity="" if upstream_tls is None else upstream_tls.peer_identity,
+        user_agent=exchange._facts.agent,
+        grpc_status=final_status(exchange),
+    )
+
+
+def own_fields(exchange: Exchange, duration: float) -> OwnFields:
+    """What `exchange`, which took `duration` seconds, has for itself."""
+    trace = exchange.trace
+    call = exchange.grpc
+    upstream_seconds = exchange.upstream_seconds
+    # Positional, in the order of the fields: naming the arguments would cost a microsecond of each request.
+    return OwnFields(
         exchange.started,
-        facts.listener,
-        facts.direction,
         exchange.caller.peer_text,
-        request.method.decode("latin-1"),
-        request.authority.decode("latin-1"),
-        exchange.path.decode("latin-1"),
-        _PROTOCOLS[request.version],
-        exchange.status,
-        flags,
-        "" if error is None else error.code,
-        "" if error is None else error.side,
-        "" if error is None else error.sentence,
-        exchange.route_name,
-        exchange.cluster_name,
-        exchange.endpoint_text,
-        "" if principal is None else principal.name,
-        "" if tls is None else tls.peer_identity,
-        "" if upstream_tls is None else upstream_tls.peer_identity,
         exchange.request_bytes,
         exchange.response_bytes,
         duration * 1000.0,
@@ -56,10 +116,13 @@ def make_record(exchange: Exchange, duration: float) -> ExchangeRecord:
         exchange.request_id.decode("latin-1"),
         "" if trace is None else trace.trace_id,
         "" if trace is None else trace.span_id,
-        exchange._facts.agent,
         exchange.notes,
-        None if grpc is None else exchange.grpc_status,
-        0 if grpc is None else grpc.requests.count,
-        0 if grpc is None else grpc.responses.count,
-        [] if exchange.tries is None else tries_of(exchange),
+        0 if call is None else call.requests.count,
+        0 if call is None else call.responses.count,
+        _NO_TRIES if exchange.tries is None else tries_of(exchange),
     )
+
+
+def whole_record(common: CommonFields, own: OwnFields) -> ExchangeRecord:
+    """Both parts in one."""
+    return ExchangeRecord(*astuple(common), *astuple(own))

@@ -45,40 +45,25 @@ class Row:
 class ExchangeStats:
     """The exchanges of one listener. `observe` is what `HTTPRuntime.observe` wants. Adds itself to the registry."""
 
-    __slots__ = ("_usual", "direction", "listener", "node", "overflowed", "rows")
+    __slots__ = ("direction", "listener", "node", "overflowed", "rows")
 
     def __init__(self, registry: Registry, node: Node, direction: str, listener: str) -> None:
         self.node = node
         self.direction = direction
         self.listener = listener
         self.rows: dict[Key, Row] = {}
-        # Of exchanges without error, flags or gRPC, by what is left of the key.
-        self._usual: dict[tuple[str, str, int, int, str | None, str | None], Row] = {}
         self.overflowed = 0
         registry.add_source(self.families)
 
     def observe(self, exchange: Any, duration_seconds: float) -> None:
         """Count one finished exchange (`sidecar.proxy.exchange.Exchange`). `exchange.status`: what the client got, 499 when it went away before."""
-        tls = exchange.connection.tls
-        upstream_tls = exchange.upstream_tls
-        grpc = exchange.grpc
-        row: Row | None
-        if exchange.error is not None or grpc is not None or exchange.flags:
+        likeness = exchange.likeness
+        row: Row | None = None if likeness is None else likeness.row
+        if row is None:
             row = self._row(exchange)
-        else:
-            key = (
-                exchange.route_name,
-                exchange.cluster_name,
-                exchange.status,
-                exchange.request.version,
-                None if tls is None else tls.peer_identity,
-                None if upstream_tls is None else upstream_tls.peer_identity,
-            )
-            row = self._usual.get(key)
-            if row is None:
-                row = self._row(exchange)
-                if row.key[0] != OTHER:
-                    self._usual[key] = row
+            if likeness is not None and row.key[0] != OTHER:
+                likeness.row = row
+        grpc = exchange.grpc
         milliseconds = duration_seconds * 1000.0
         row.milliseconds += milliseconds
         row.durations[bisect_left(DURATION_BOUNDS, milliseconds)] += 1

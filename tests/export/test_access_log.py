@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 from zope.interface.verify import verifyObject
 
 from sidecar.export.access_log import JSONLines
-from sidecar.interfaces import IAccessLog, IPluginLifecycle
-from sidecar.record import ExchangeRecord
+from sidecar.interfaces import IAccessLog, ILineLog, IPluginLifecycle
+from sidecar.record import CommonFields, ExchangeRecord, Likeness, OwnFields
 from sidecar.testing import FakeContext, make_record
 
 
@@ -28,10 +28,30 @@ def logged(path: Path, *records: ExchangeRecord, fields: tuple[str, ...] = ()) -
 def test_each_exchange_is_a_line(tmp_path: Path) -> None:
     """All fields of the record, after a time for people."""
     first, second = logged(tmp_path / "log", make_record(started=1_000_000_000.25, path='/"\n', notes=[("rules", "a")]), make_record(status=404))
-    assert list(first)[:2] == ["time", "started"]
-    assert set(first) == {"time", *ExchangeRecord.__struct_fields__}
+    assert list(first) == ["time", *ExchangeRecord.__struct_fields__]
     assert (first["time"], first["path"], first["notes"]) == ("2001-09-09T01:46:40.250Z", '/"\n', [["rules", "a"]])
     assert (first["upstream_ms"], second["status"]) == (None, 404)
+
+
+def test_a_line_of_two_parts_is_the_same_line(tmp_path: Path) -> None:
+    """Whichever way it is told of an exchange; what is alike is rendered once."""
+    log = JSONLines(JSONLines.Config(path=tmp_path / "log"), FakeContext())
+    assert ILineLog.providedBy(log)
+    records = [make_record(path='/"\n', started=started, notes=[("rules", "a")], user_agent="caf\xe9 \x85") for started in (1_000_000_000.25, 1_000_000_001.5)]
+    fields = [getattr(records[0], name) for name in CommonFields.__struct_fields__]
+    likeness = Likeness(CommonFields(*fields))
+    log.start()
+    for record in records:
+        log.log(record)
+        log.log_line(likeness, OwnFields(*(getattr(record, name) for name in OwnFields.__struct_fields__)))
+    log.stop()
+    first, same, second, like = (tmp_path / "log").read_bytes().splitlines()
+    assert (first, second) == (same, like) and likeness.json in first and likeness.json in second and first != second
+
+
+def test_with_chosen_fields_it_wants_whole_records() -> None:
+    """These may be of both parts, in any order."""
+    assert not ILineLog.providedBy(JSONLines(JSONLines.Config(fields=("status",)), FakeContext()))
 
 
 def test_chosen_fields(tmp_path: Path) -> None:
@@ -44,7 +64,7 @@ def test_chosen_fields(tmp_path: Path) -> None:
 
 def test_unknown_fields_stop_the_start() -> None:
     """The known ones are listed."""
-    with pytest.raises(ValueError, match=r"no field 'statsu'; there are started, .*status"):
+    with pytest.raises(ValueError, match=r"no field 'statsu'; there are listener, .*status"):
         JSONLines(JSONLines.Config(fields=("statsu",)), FakeContext())
 
 
