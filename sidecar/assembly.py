@@ -54,6 +54,7 @@ from sidecar.transport.port import listen
 from sidecar.transport.wheel import TimerWheel
 from sidecar.unread import refuse_unread
 from sidecar.upstream.by_version import ByVersion
+from sidecar.upstream.callers import introduce_callers
 from sidecar.upstream.pool import Connector
 from sidecar.verdicts import BodyMode
 
@@ -114,6 +115,8 @@ class Sidecar:
         self._load_certificates()
         for cluster in self.config.clusters:
             self.connectors[cluster.name] = self._connector(cluster)
+        if self.config.local_cluster_name is not None:
+            introduce_callers(self.connectors, self.config.local_cluster_name)
         listeners = [self._listener(listener) for listener in self.config.listeners]
         for (kind, name, origin), (plugin, _account) in list(self._plugins.items()):
             if IPluginLifecycle.providedBy(plugin):

@@ -16,7 +16,7 @@ from sidecar.address import Address
 from sidecar.assembly import Sidecar
 from sidecar.errors import ConfigError
 from sidecar.interfaces import IAccessLog, IExchangeDone, IPluginLifecycle
-from sidecar.model import Cluster, Config, Endpoint, FilterChain, HTTPManager, Listener, Node, PluginRef, Route, RouteTable, VirtualHost
+from sidecar.model import Cluster, Config, Endpoint, FilterChain, HTTPManager, Listener, Locality, LocalityLB, Node, PluginRef, Route, RouteTable, VirtualHost
 from tests.memory import GET, OK, Attempt, FirstUntried, MemoryTransport
 
 EVENTS: list[str] = []
@@ -111,7 +111,7 @@ class Memory(Sidecar):
         http = HTTPManager(routes=routes, http_filters=refs, access_logs=(PluginRef(kind="access-log", name="log"),))
         listener = Listener(name="in", address=Address("127.0.0.1", 0), direction="inbound", filter_chains=(FilterChain(http=http),))
         cluster = Cluster(name="app", endpoints=(Endpoint(address=Address("127.0.0.1", 8080)),))
-        config = Config(node=Node(service="s", namespace="n", trust_domain="t"), listeners=(listener,), clusters=(cluster,), **more)
+        config = Config(**{"node": Node(service="s", namespace="n", trust_domain="t"), "listeners": (listener,), "clusters": (cluster,), **more})
         super().__init__(config, self.clock, Finder())  # type: ignore[arg-type]
 
     def _listen(self, address: Address, build: Any, backlog: int) -> Any:
@@ -210,6 +210,28 @@ def test_bytes_that_are_no_request_are_recorded_once() -> None:
     client.receive(b"nonsense\r\n\r\n")
     assert client.take().startswith(b"HTTP/1.1 400 ") and EVENTS == ["log 400"]
     assert sidecar.https[0].bad_requests == 1 and sidecar.https[0].active == 0
+
+
+def test_the_local_cluster_is_where_callers_are() -> None:
+    """Clusters that route by zone are told by the one that is named, in each version of HTTP, and in an order that is nobody's business."""
+    a, b = Locality(region="eu", zone="a"), Locality(region="eu", zone="b")
+    here = tuple(Endpoint(address=Address("127.0.0.1", 9000 + port), locality=a if port < 2 else b) for port in range(3))
+    there = tuple(Endpoint(address=Address("127.0.0.1", 9100 + port), locality=a if port < 2 else b) for port in range(4))
+    zones = LocalityLB(mode="zone_aware", min_cluster_size=2)
+    sidecar = Memory(
+        admin=None,
+        local_cluster_name="orders",
+        node=Node(locality=a),
+        clusters=(
+            Cluster(name="app", endpoints=there, locality_lb=zones, protocol="downstream"),
+            Cluster(name="orders", endpoints=here),
+        ),
+    )
+    sidecar.run(sidecar.start())
+    for name in ("app", "app over HTTP/2"):
+        [level] = sidecar.connectors[name].members.usage.levels
+        assert level.zone_shares == pytest.approx({a: 0.75, b: 0.25}), name
+    assert sidecar.run(sidecar.stop()) == [None]
 
 
 def test_nobodys_code_is_not_loaded() -> None:

@@ -15,7 +15,8 @@ from sidecar.cluster.checking import NOT_YET
 from sidecar.cluster.levels import locality_share, spread
 from sidecar.cluster.localities import NOWHERE, distance, weight_of
 from sidecar.cluster.slices import Slices
-from sidecar.model import Cluster, Locality
+from sidecar.cluster.zones import Callers, mixed, why_not, zone_of, zone_shares
+from sidecar.model import Cluster, Locality, LocalityLB
 
 Match = tuple[tuple[str, str], ...]
 
@@ -38,11 +39,14 @@ class Group:
 @attrs.define
 class Level:
     """Endpoints that are as good as each other: of one priority and, where near ones are preferred, equally far away. `groups`: by locality where those have
-    weights, else one for all."""
+    weights, by zone where zones count, else one for all. `zone_shares`: what each zone gets, None where they are all used alike; `zone_routing`: a
+    word on that."""
 
     priority: int
     distance: int
     groups: dict[Locality | None, Group] = attrs.field(factory=dict)
+    zone_shares: dict[Locality, float] | None = None
+    zone_routing: str = ""
     share: float = 0.0
     is_panicking: bool = False
 
@@ -81,8 +85,10 @@ def matching(endpoints: Iterable[Any], match: Match, slices: Slices) -> Generato
     return found
 
 
-def levelled(endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, slices: Slices) -> Generator[None, None, list[Level]]:
-    """The levels that these endpoints make, those used first in front, each with its share. `own`: where this sidecar runs."""
+def levelled(
+    endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, slices: Slices, callers: Callers | None = None
+) -> Generator[None, None, list[Level]]:
+    """The levels that these endpoints make, those used first in front, each with its share. `own`: where this sidecar runs; `callers`: and others like it."""
     mode = "" if cluster.locality_lb is None else cluster.locality_lb.mode
     levels: dict[tuple[int, int], Level] = {}
     for endpoint in endpoints:
@@ -95,7 +101,7 @@ def levelled(endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, s
         level = levels.get(key)
         if level is None:
             level = levels[key] = Level(*key)
-        place = (configured.locality or NOWHERE) if mode == "weighted" else None
+        place = None if mode in ("", "prefer") else zone_of(configured.locality) if mode == "zone_aware" else configured.locality or NOWHERE
         group = level.groups.get(place)
         if group is None:
             group = level.groups[place] = Group()
@@ -117,7 +123,22 @@ def levelled(endpoints: Iterable[Any], cluster: Cluster, own: Locality | None, s
         level.share, level.is_panicking = share, panics
     if all(level.is_panicking or not level.counts[1] for level in ordered):
         _share_by_presence(ordered)
+    if mode == "zone_aware" and ordered:
+        # As in Envoy, those of later priorities are too few for it.
+        _share_by_zone(ordered[0], cluster.locality_lb, own, callers)
     return ordered
+
+
+def _share_by_zone(level: Level, settings: LocalityLB | None, own: Locality | None, callers: Callers | None) -> None:
+    assert settings is not None
+    well = {zone: len(group.well) for zone, group in level.groups.items() if zone is not None and group.well}
+    level.zone_routing = "no: it panics" if level.is_panicking else why_not(settings, well, callers)
+    if level.zone_routing or callers is None:
+        return
+    ours = zone_of(own)
+    shares = zone_shares(ours, well, callers.by_zone)
+    level.zone_routing = "all stay in our zone" if shares.get(ours) == 1.0 else f"{shares.get(ours, 0.0):.0%} stay in our zone, which cannot bear more"
+    level.zone_shares = mixed(shares, well, settings.routing_enabled)
 
 
 def _share_by_presence(levels: Sequence[Level]) -> None:
@@ -131,18 +152,28 @@ def _share_by_presence(levels: Sequence[Level]) -> None:
 
 def leaves(levels: Sequence[Level], cluster: Cluster) -> list[Leaf]:
     """Who is chosen among, in the order in which they are asked when those before were tried."""
-    weights = {} if cluster.locality_lb is None else cluster.locality_lb.weights
+    settings = cluster.locality_lb
     is_anybody_there = any(group.present for level in levels for group in level.groups.values())
     found = []
     for level in levels:
+        if level.is_panicking and settings is not None and settings.fail_traffic_on_panic:
+            continue
         parts: list[tuple[Locality | None, float, list[Any]]] = []
         for place, group in level.groups.items():
-            weight = 1.0 if place is None else float(weight_of(place, weights))
-            if not level.is_panicking:
-                weight = locality_share(weight, len(group.well), len(group.staying), cluster.overprovisioning_factor)
             used = group.well if not level.is_panicking else group.present if is_anybody_there else group.staying
             if used:
-                parts.append((place, weight, used))
+                parts.append((place, _weight(level, place, group, cluster), used))
+        if settings is not None and settings.mode == "zone_aware" and level.zone_shares is None and parts:
+            parts = [(None, 1.0, [endpoint for _, _, used in parts for endpoint in used])]
         total = sum(weight for _, weight, _ in parts) or 1.0
         found += [Leaf((level.priority, level.distance, place), level.share * weight / total, used) for place, weight, used in parts]
     return found
+
+
+def _weight(level: Level, place: Locality | None, group: Group, cluster: Cluster) -> float:
+    """Of one group among those of its level."""
+    if place is not None and level.zone_shares is not None:
+        return level.zone_shares.get(place, 0.0)
+    settings = cluster.locality_lb
+    weight = 1.0 if place is None or settings is None else float(weight_of(place, settings.weights))
+    return weight if level.is_panicking else locality_share(weight, len(group.well), len(group.staying), cluster.overprovisioning_factor)

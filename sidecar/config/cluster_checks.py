@@ -84,8 +84,13 @@ def slow_start(record: Record) -> None:
 
 def locality_lb(record: Record) -> None:
     """Weights are for the mode that has them, and name localities."""
-    if record.get("weights") and record.get("mode") == "prefer":
+    mode = record.get("mode")
+    if record.get("weights") and mode in ("prefer", "zone_aware"):
         record.problem("`weights` belong to `mode: weighted`", "weights")
+    usual = LocalityLB(mode="zone_aware")
+    for key in ("routing_enabled", "min_cluster_size"):
+        if mode in ("prefer", "weighted") and record.get(key, getattr(usual, key)) != getattr(usual, key):
+            record.problem(f"`{key}` belongs to `mode: zone_aware`", key)
     for name, _, report in record.pairs("weights"):
         if not name or "" in name.split("/") or name.count("/") > 2:
             report(f"expected 'region', 'region/zone' or 'region/zone/sub_zone', got {name!r}")

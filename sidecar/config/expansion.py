@@ -103,6 +103,7 @@ class Expansion:
             full[key] = self._sequence(root, [*made[key], *(written.value if isinstance(written, SequenceNode) else [])])
         # null means "no admin pages", so it is taken over as it is.
         full["admin"] = next((value for key, value in root.value if key.value == "admin" and id(value) not in self._failed), None)
+        full["local_cluster_name"] = self._given(root, "local_cluster_name")
         full["drain_time"] = self._given(root, "drain_time")
         full["overload"] = self._given(root, "overload")
         full["warming_time"] = self._given(root, "warming_time")

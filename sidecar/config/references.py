@@ -37,6 +37,7 @@ REFERENCES: dict[tuple[type, str], tuple[type, str]] = {
     (Route, "cluster"): (Cluster, "cluster"),
     (WeightedCluster, "cluster"): (Cluster, "cluster"),
     (Mirror, "cluster"): (Cluster, "cluster"),
+    (Config, "local_cluster_name"): (Cluster, "cluster"),
     (TCPProxy, "cluster"): (Cluster, "cluster"),
     (HTTPManager, "routes"): (RouteTable, "route table"),
     (DownstreamTLS, "certificate"): (Certificate, "certificate"),
@@ -155,8 +156,10 @@ def _places(conversion: Conversion) -> None:
         while root.parent is not None:
             root = root.parent
         places = [each for each in (root, *(each for each in _of(conversion, Node) if each.parent is root)) if each.has("locality")]
-        if record.get("mode") == "prefer" and not places:
+        if record.get("mode") in ("prefer", "zone_aware") and not places:
             record.problem("nobody is near as long as `locality` of this sidecar's node is not written", "mode")
+        if record.get("mode") == "zone_aware" and not root.has("local_cluster_name"):
+            record.problem("how many callers each zone has is not known as long as `local_cluster_name` is not written", "mode")
 
 
 def _subsets(conversion: Conversion) -> None:

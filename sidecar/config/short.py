@@ -167,6 +167,7 @@ class ShortForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     namespace: Name = "default"
     trust_domain: Name = "cluster.local"
     locality: Locality | None = None
+    local_cluster_name: str | None = None
     identity: Identity | None = None
     inbound: Inbound | None = None
     outbound: Outbound | None = None

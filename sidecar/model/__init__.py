@@ -17,6 +17,7 @@ from sidecar.address import Address
 from sidecar.model.endpoints import (
     ENDPOINT_METRICS as ENDPOINT_METRICS,
     OVERPROVISIONING_PERCENT as OVERPROVISIONING_PERCENT,
+    ZONE_CLUSTER_SIZE as ZONE_CLUSTER_SIZE,
     Endpoint as Endpoint,
     Locality as Locality,
     LocalityLB as LocalityLB,
@@ -456,9 +457,11 @@ class Node(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything. The full form of the YAML file is exactly this structure."""
+    """Everything. The full form of the YAML file is exactly this structure. `local_cluster_name`: the cluster whose endpoints are this sidecar's own service, for zone-aware
+    routing (Envoy: cluster_manager.local_cluster_name)."""
 
     node: Node = Node()
+    local_cluster_name: str | None = None
     listeners: tuple[Listener, ...] = ()
     route_tables: tuple[RouteTable, ...] = ()
     clusters: tuple[Cluster, ...] = ()

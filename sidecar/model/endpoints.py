@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from sidecar.address import Address
-from sidecar.model.scalars import Count, Weight
+from sidecar.model.scalars import Count, Percent, Weight
 
 OVERPROVISIONING_PERCENT = 140  # Envoy: overprovisioning_factor; a priority with 5 of 7 endpoints healthy still takes all of its requests
+ZONE_CLUSTER_SIZE = 6  # Envoy: min_cluster_size; of fewer endpoints each that fails moves too much from zone to zone
 ENDPOINT_METRICS = 100  # endpoints of a cluster with metrics of their own, eight series each: what a scraper takes without a thought
 
 
@@ -52,11 +53,16 @@ class SlowStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class LocalityLB(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How localities count. "prefer": those nearest to this sidecar's own locality are used first, farther ones when too few of those before are healthy
     (Istio: locality failover). "weighted": each locality of a priority gets the share that its weight says, less while too few of its endpoints are healthy
-    (Envoy: locality_weighted_lb_config); `weights`: of "region", "region/zone" or "region/zone/sub_zone", 1 where none is written.
+    (Envoy: locality_weighted_lb_config); `weights`: of "region", "region/zone" or "region/zone/sub_zone", 1 where none is written. "zone_aware": requests stay in
+    this sidecar's zone as far as its endpoints bear those of all callers there (Envoy: zone_aware_lb_config); who these are says `local_cluster_name`. Of so many
+    requests (`routing_enabled`), and not while fewer than `min_cluster_size` endpoints are healthy. `fail_traffic_on_panic`: with too few healthy ones nobody is used.
     """
 
-    mode: Literal["prefer", "weighted"]
+    mode: Literal["prefer", "weighted", "zone_aware"]
     weights: dict[str, Weight] = {}
+    routing_enabled: Percent = 100
+    min_cluster_size: Count = ZONE_CLUSTER_SIZE
+    fail_traffic_on_panic: bool = False
 
 
 class SubsetLB(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

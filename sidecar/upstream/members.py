@@ -161,8 +161,11 @@ class Members:
         if config is not None and not self.usage.subsets.get(match or ()) and config.fallback_policy != "any_endpoint":
             wanted = ", ".join(f"{key}={value}" for key, value in match or ()) or "no metadata"
             return f"no endpoint of cluster {name} is for requests that ask for {wanted} (lb_subset_config.fallback_policy is {config.fallback_policy})"
-        counts = Counter(why_out(pool) or "in use" for pool in self.pools)
-        return f"none of the {len(self.pools)} endpoints of cluster {name} may be used: {', '.join(f'{count} {reason}' for reason, count in counts.items())}"
+        counts = Counter(why_out(pool) or "healthy" for pool in self.pools)
+        told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        if self.usage.is_panicking and self._cluster.locality_lb is not None and self._cluster.locality_lb.fail_traffic_on_panic:
+            return f"too few endpoints of cluster {name} are healthy, and then it serves nobody (locality_lb.fail_traffic_on_panic): {told}"
+        return f"none of the {len(self.pools)} endpoints of cluster {name} may be used: {told}"
 
     # -- the work ----------------------------------------------------------------------------------------------------------------------------------------
 

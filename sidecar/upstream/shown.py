@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cluster.grouping import Level
+from sidecar.model import Locality
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.usage import why_out
 
@@ -63,8 +64,17 @@ def _level(level: Level) -> dict[str, Any]:
         "panicking": level.is_panicking,
         "healthy": well,
         "endpoints": total,
-        "localities": {str(place): {"healthy": len(group.well), "endpoints": len(group.staying)} for place, group in level.groups.items() if place is not None},
+        "localities": {
+            str(place): {"healthy": len(group.well), "endpoints": len(group.staying), **_zone_share(level, place)}
+            for place, group in level.groups.items()
+            if place is not None
+        },
+        **({"zone_routing": level.zone_routing} if level.zone_routing else {}),
     }
+
+
+def _zone_share(level: Level, place: Locality) -> dict[str, float]:
+    return {} if level.zone_shares is None else {"share": round(level.zone_shares.get(place, 0.0), 4)}
 
 
 def _endpoint(pool: EndpointPool, weight_scale: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ group is first there.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from math import inf
 from random import Random
@@ -20,6 +21,7 @@ from sidecar.cluster import slow_start
 from sidecar.cluster.choice import Choice, Pick, SubsetChoice, nobody
 from sidecar.cluster.grouping import Leaf, Level, Match, is_well, leaves, levelled, matching
 from sidecar.cluster.slices import Slices
+from sidecar.cluster.zones import Callers, zone_of
 from sidecar.interfaces import IGradualBalancer, IOutcomeObserver
 from sidecar.model import Cluster, Locality
 from sidecar.upstream.endpoint import EndpointPool
@@ -58,6 +60,10 @@ class Usage:
         self.levels: list[Level] = []
         # The matches of routes that go to this cluster -> how many endpoints they have.
         self.subsets: dict[Match, int] = {}
+        # For zone-aware routing: what is known of the callers; and who wants to know where these endpoints are, because they are the callers.
+        self.callers: Callers | None = None
+        self.tell_callers: Callable[[Callers], object] | None = None
+        self._told_callers: Callers | None = None
         self.weight_scale = 1 if cluster.slow_start_config is None else slow_start.WEIGHT_SCALE
         self._cluster = cluster
         self._make_balancer = make_balancer
@@ -88,12 +94,26 @@ class Usage:
         if self._timer is not None:
             self._timer.clear()
 
+    def _count_callers(self, pools: Sequence[EndpointPool], tell: Callable[[Callers], object], slices: Slices) -> Iterator[None]:
+        """These endpoints are the callers of other clusters."""
+        by_zone: Counter[Locality] = Counter()
+        for pool in pools:
+            if pool.configured.weight and is_well(pool):
+                by_zone[zone_of(pool.configured.locality)] += 1
+            if slices.done():
+                yield
+        problem = f"too few endpoints of {self._cluster.name} are healthy to tell where the callers are" if self.is_panicking else ""
+        callers = Callers(dict(by_zone), problem)
+        if callers != self._told_callers:
+            self._told_callers = callers
+            tell(callers)
+
     # -- working it out ------------------------------------------------------------------------------------------------------------------------------
 
     def regrouped(self, pools: Sequence[EndpointPool], slices: Slices) -> Iterator[None]:
         """Work out from what is known of `pools` now who is used, and tell the balancers of what changed. Until this ends what was used before is used."""
         yield from self._warmed(pools, slices)
-        levels = yield from levelled(pools, self._cluster, self._own, slices)
+        levels = yield from levelled(pools, self._cluster, self._own, slices, self.callers)
         kept: dict[_Key, _Group] = {}
         pick = yield from self._told(None, leaves(levels, self._cluster), kept, slices)
         if self.subsets or self._cluster.lb_subset_config is not None:
@@ -103,6 +123,8 @@ class Usage:
         self._groups = kept
         self._say_panic(levels)
         self._in_use(pick, observe)
+        if self.tell_callers is not None:
+            yield from self._count_callers(pools, self.tell_callers, slices)
         self._has_begun = True
         for group in gone:
             yield from self._update(group, [], slices)
@@ -139,7 +161,7 @@ class Usage:
         for match in list(self.subsets):
             endpoints = yield from matching(pools, match, slices)
             self.subsets[match] = len(endpoints)
-            levels = yield from levelled(endpoints, self._cluster, self._own, slices)
+            levels = yield from levelled(endpoints, self._cluster, self._own, slices, self.callers)
             if levels:
                 picks[match] = yield from self._told(match, leaves(levels, self._cluster), kept, slices)
         config = self._cluster.lb_subset_config

@@ -13,6 +13,7 @@ from sidecar.address import Address
 from sidecar.cluster.grouping import Leaf, Level, is_well, leaves, levelled, matching
 from sidecar.cluster.health import Health
 from sidecar.cluster.slices import Slices
+from sidecar.cluster.zones import Callers
 from sidecar.model import Cluster, Locality, LocalityLB
 
 A, B, C = Locality(region="eu", zone="a"), Locality(region="eu", zone="b"), Locality(region="us", zone="c")
@@ -42,9 +43,9 @@ def finished(work: Generator[None, None, Any]) -> Any:
             return end.value
 
 
-def grouped(peers: list[Peer], own: Locality | None = None, **cluster: Any) -> tuple[list[Level], list[Leaf]]:
+def grouped(peers: list[Peer], own: Locality | None = None, callers: Callers | None = None, **cluster: Any) -> tuple[list[Level], list[Leaf]]:
     settings = Cluster(name="c", **cluster)
-    levels = finished(levelled(peers, settings, own, Slices(3)))
+    levels = finished(levelled(peers, settings, own, Slices(3), callers))
     return levels, leaves(levels, settings)
 
 
@@ -93,6 +94,56 @@ def test_weighted_localities() -> None:
     assert shown(grouped(peers, **weighted)[1]) == [(1.0, "a")]
 
 
+ZONES = {"locality_lb": LocalityLB(mode="zone_aware", min_cluster_size=3)}
+
+
+def test_zone_aware() -> None:
+    """Our zone first, what it cannot bear elsewhere; zones without a share come last; later priorities know none."""
+    peers = [Peer("a", locality=A), Peer("b", locality=B), Peer("c", locality=B), Peer("d", locality=C)]
+    peers += [Peer("e", locality=A, priority=1), Peer("f", priority=1)]
+    levels, found = grouped(peers, A, Callers({A: 1, B: 3}), **ZONES)
+    assert shown(found) == [(1.0, "a"), (0.0, "bc"), (0.0, "d"), (0.0, "ef")] and levels[0].zone_routing == "all stay in our zone"
+    levels, found = grouped(peers, A, Callers({A: 1, B: 1}), **ZONES)
+    assert shown(found) == [(0.5, "a"), (0.0, "bc"), (0.5, "d"), (0.0, "ef")] and levels[0].zone_routing == "50% stay in our zone, which cannot bear more"
+    rack = Locality(region="eu", zone="a", sub_zone="r1")
+    assert shown(grouped(peers, rack, Callers({A: 1, B: 3}), **ZONES)[1])[0] == (1.0, "a")
+
+
+def test_zone_aware_goes_by_those_that_are_well() -> None:
+    """A zone that loses endpoints keeps less of its requests."""
+    peers = [*(Peer(f"{number}", locality=A) for number in range(4)), *(Peer(name, locality=B) for name in "abcd")]
+    callers = Callers({A: 1, B: 1})
+    assert grouped(peers, A, callers, **ZONES)[1][0].share == 1.0
+    peers[0].check_failure = peers[1].check_failure = "x"
+    levels, found = grouped(peers, A, callers, **ZONES)
+    assert shown(found) == [(0.667, "23"), (0.333, "abcd")] and not levels[0].is_panicking
+
+
+def test_where_zones_cannot_count_they_do_not() -> None:
+    """One group of all, as without; and the level says why."""
+    peers = [Peer("a", locality=A), Peer("b", locality=B), Peer("c", locality=B)]
+    for change, callers, settings, reason in (
+        ({}, None, ZONES, "nothing is known"),
+        ({}, Callers({A: 1}, "half of them are ill"), ZONES, "half of them are ill"),
+        ({}, Callers({A: 1}), {"locality_lb": LocalityLB(mode="zone_aware")}, "fewer than 6"),
+    ):
+        levels, found = grouped(peers, A, callers, **settings, **change)
+        assert shown(found) == [(1.0, "abc")] and reason in levels[0].zone_routing and found[0].key == (0, 0, None)
+    ill = [Peer("a", locality=A, check="x"), Peer("b", locality=B, check="x"), Peer("c", locality=B)]
+    levels, found = grouped(ill, A, Callers({A: 1}), **ZONES)
+    assert shown(found) == [(1.0, "abc")] and levels[0].zone_routing == "no: it panics"
+
+
+def test_in_panic_traffic_may_fail() -> None:
+    """Nobody is used then; priorities that do not panic go on."""
+    fails = LocalityLB(mode="zone_aware", fail_traffic_on_panic=True)
+    peers = [Peer("a", locality=A, check="x"), Peer("b", locality=B, check="x"), Peer("c", locality=B)]
+    levels, found = grouped(peers, A, Callers({A: 1}), locality_lb=fails)
+    assert levels[0].is_panicking and found == []
+    peers.append(Peer("z", priority=1))
+    assert shown(grouped(peers, A, Callers({A: 1}), locality_lb=fails)[1])[-1][1] == "z"
+
+
 def test_panic_uses_all_but_those_that_leave() -> None:
     """Draining ones only when nobody else is there."""
     peers = [Peer("a", ejected=True), Peer("b", check="x"), Peer("c", health="draining"), Peer("d", health="unhealthy")]
@@ -137,10 +188,14 @@ PEERS = st.builds(
 )
 
 
-@given(st.lists(PEERS), st.sampled_from([None, "prefer", "weighted"]), st.integers(0, 100))
-def test_whatever_there_is(peers: list[Peer], mode: Any, panic: int) -> None:
+CALLERS = st.none() | st.builds(Callers, st.dictionaries(st.sampled_from([A, B, C]), st.integers(1, 5)))
+
+
+@given(st.lists(PEERS), st.sampled_from([None, "prefer", "weighted", "zone_aware"]), st.integers(0, 100), CALLERS)
+def test_whatever_there_is(peers: list[Peer], mode: Any, panic: int, callers: Callers | None) -> None:
     """No endpoint twice; every well one is in some leaf; ill ones only in panic; shares sum to 1 when anybody well is there."""
-    levels, found = grouped(peers, A, locality_lb=None if mode is None else LocalityLB(mode=mode), healthy_panic_threshold=panic)
+    settings = None if mode is None else LocalityLB(mode=mode, min_cluster_size=2)
+    levels, found = grouped(peers, A, callers, locality_lb=settings, healthy_panic_threshold=panic)
     used = [peer for leaf in found for peer in leaf.endpoints]
     assert len(used) == len(set(used))
     well = {peer for peer in peers if is_well(peer) and peer.configured.weight}

@@ -22,6 +22,7 @@ from sidecar.interfaces import IBalancer, IGradualBalancer
 from sidecar.model import Cluster, Endpoint, Locality, LocalityLB, OutlierDetection, SlowStart, SubsetLB
 from sidecar.testing import FakeContext
 from sidecar.transport.wheel import TimerWheel
+from sidecar.upstream.callers import introduce_callers
 from sidecar.upstream.pool import Connector
 from tests.upstream.test_members import at, ports
 
@@ -370,3 +371,39 @@ def test_a_subset_that_comes_while_endpoints_change() -> None:
     while spread.due:
         spread.due.pop()()
     assert len(spread.connector.pools) == 3000 and spread.shares(Asks(version="v2")) == {5000: 1.0}
+
+
+def test_callers_tell_those_that_go_by_zone() -> None:
+    """One cluster is the callers' own: who comes, goes and becomes ill there moves what our zone keeps of another cluster's requests."""
+    a, b = Locality(region="eu", zone="a"), Locality(region="eu", zone="b")
+    zones = LocalityLB(mode="zone_aware", min_cluster_size=2)
+    spread = Spread(*at(0, locality=a), *at(1, 2, locality=b), own=a, locality_lb=zones, outlier_detection=OutlierDetection(consecutive_5xx=1))
+    other = Spread(*at(7, locality=a), locality_lb=LocalityLB(mode="weighted"))
+    callers = Spread(*at(10, 11, locality=b), outlier_detection=OutlierDetection(consecutive_5xx=1, max_ejection_percent=100))
+    assert spread.shares() == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1 / 3}, abs=0.05)
+    assert spread.connector.snapshot()["priorities"][0]["zone_routing"].startswith("no: nothing is known")
+    introduce_callers({"app": spread.connector, "other": other.connector, "orders": callers.connector}, "orders")
+    assert spread.shares() == {0: 1.0}
+    callers.connector.set_endpoints([*at(10, 11, locality=a), *at(12, locality=b)])
+    assert spread.shares() == pytest.approx({0: 0.5, 1: 0.25, 2: 0.25}, abs=0.05)
+    level = spread.connector.snapshot()["priorities"][0]
+    assert level["localities"]["eu/a"] == {"healthy": 1, "endpoints": 1, "share": 0.5} and level["zone_routing"].startswith("50% stay")
+    callers.connector.watch.observe(callers.pool(10), 503, 0.0)
+    assert spread.shares() == pytest.approx({0: 2 / 3, 1: 1 / 6, 2: 1 / 6}, abs=0.05)
+    callers.connector.watch.observe(callers.pool(11), 503, 0.0)
+    assert callers.connector.members.usage.is_panicking
+    assert "too few endpoints of app are healthy to tell where the callers are" in spread.connector.snapshot()["priorities"][0]["zone_routing"]
+    spread.connector.set_endpoints([])
+    assert "no endpoints" in spread.connector.members.why_none(None)
+    assert other.connector.members.usage.callers is None
+
+
+def test_a_cluster_that_would_rather_fail_says_so() -> None:
+    """With too few healthy endpoints nobody is used, and the sentence tells which key does that."""
+    spread = Spread(*at(0, 1, 2), locality_lb=LocalityLB(mode="weighted", fail_traffic_on_panic=True))
+    for port in (0, 1):
+        spread.connector.set_checked(spread.pool(port), False, "status 503")
+    assert spread.connector.pick(None, ()) is None
+    assert spread.connector.members.why_none(None) == (
+        "too few endpoints of cluster app are healthy, and then it serves nobody (locality_lb.fail_traffic_on_panic): 2 failing their health checks, 1 healthy"
+    )
