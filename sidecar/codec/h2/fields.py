@@ -11,6 +11,7 @@ import re
 from http import HTTPStatus
 from operator import itemgetter
 
+from sidecar.codec.h1.grammar import is_authority
 from sidecar.codec.h2.encoder import Encoder, Line
 from sidecar.codec.h2.tables import ENTRY_OVERHEAD, NeverIndexed
 from sidecar.codec.known import KnownFields
@@ -58,14 +59,12 @@ _NEVER_IN_TRAILERS = frozenset(_KINDS) | {
 _line = itemgetter(2)
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_scheme = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*").fullmatch
-# host[:port] without user information, which RFC 9113, section 8.3.1, forbids.
-_is_authority = re.compile(rb"(?:\[[0-9A-Fa-f:.%vV~_\-]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?").fullmatch
 # Authorities already found good. Bounded in number and length because peers choose them.
 _AUTHORITIES: set[bytes] = set()
 _AUTHORITIES_LIMIT = 1024
 _AUTHORITY_OCTETS = 128
-# Octets that a request target may have; not "#", because a fragment is never sent.
-_PATH_OCTETS = bytes({*range(0x21, 0x7F), *range(0x80, 0x100)} - {0x23})
+# Octets that a request target may have, as over HTTP/1.1: not "#", because a fragment is never sent, and none from 0x80, which have no meaning in a URI.
+_PATH_OCTETS = bytes({*range(0x21, 0x7F)} - {0x23})
 # More than 19 digits do not fit 63 bits, in which some ends count; a leading zero is octal to some.
 _is_length = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
 _is_status = re.compile(rb"[1-9][0-9]{2}").fullmatch
@@ -146,7 +145,7 @@ def _sort_out(fields: list[Field], allowed: frozenset[bytes]) -> _Sorted:
 def _is_known_authority(value: bytes) -> bool:
     if value in _AUTHORITIES:
         return True
-    if _is_authority(value) is None:
+    if not is_authority(value):
         return False
     if len(value) <= _AUTHORITY_OCTETS:
         if len(_AUTHORITIES) >= _AUTHORITIES_LIMIT:

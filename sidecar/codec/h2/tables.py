@@ -29,7 +29,7 @@ _VALUE_OCTETS = bytes([9, *range(32, 127), *range(128, 256)])
 _EDGES = b" \t"
 
 # Names that CGI, WSGI and the like cannot tell from ours, because they turn "-" into "_": a client would forge what the sidecar writes or frames by.
-_FORGEABLE = re.compile(rb"content_length|transfer_encoding|x_forwarded_.*|x_request_id")
+_FORGEABLE = re.compile(rb"content-length|transfer-encoding|x-forwarded-.*|x-request-id")
 
 # Names already found good. Bounded in number and length because the peer chooses them.
 _KNOWN_NAMES: set[bytes] = set()
@@ -61,7 +61,7 @@ def received_field(name: bytes, value: bytes) -> Field:
 
 
 def _is_name(name: bytes) -> bool:
-    if not name or name.translate(None, _NAME_OCTETS) or _FORGEABLE.fullmatch(name):
+    if not name or name.translate(None, _NAME_OCTETS) or (b"_" in name and _FORGEABLE.fullmatch(name.replace(b"_", b"-"))):
         return False
     if len(name) <= _KNOWN_NAME_OCTETS:
         if len(_KNOWN_NAMES) >= _KNOWN_NAMES_LIMIT:

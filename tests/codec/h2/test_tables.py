@@ -27,6 +27,8 @@ def test_the_static_table_is_that_of_rfc_7541() -> None:
         (b"obs\x80", b"v"),
         (b"content_length", b"3"),
         (b"x_forwarded_for", b"me"),
+        (b"x-forwarded_for", b"me"),
+        (b"x_forwarded-proto", b"https"),
         (b"a", b"cr\rlf"),
         (b"a", b"lf\n"),
         (b"a", b"nul\x00"),
