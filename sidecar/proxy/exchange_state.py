@@ -256,14 +256,16 @@ class ExchangeState:
 
     def upstream_congested(self) -> None:
         """From upstream: the application reads slowly."""
-        self._upstream_is_congested = True
-        self._pause_request()
+        if not self._upstream_is_congested:
+            self._upstream_is_congested = True
+            self._pause_request()
 
     def upstream_drained(self) -> None:
         """From upstream: the application caught up."""
-        self._upstream_is_congested = False
         self._last_moved = self.http.seconds()
-        self._resume_request()
+        if self._upstream_is_congested:
+            self._upstream_is_congested = False
+            self._resume_request()
 
     def _arm(self) -> None:
         """Set the route's deadline (once the request is complete) and the timer."""

@@ -241,18 +241,19 @@ class ResponseWay(PluginCalls):
     # -- tunnels ---------------------------------------------------------------------------------------------------------------------------------
 
     def _open_tunnel(self, head: ResponseHead) -> None:
+        if head.status == 101 and head.upgrade is None:
+            head.upgrade = self.request.upgrade
+        # First of all: what the writer refuses opens nothing.
+        self.downstream.send_head(head)
         self.is_tunnel = True
         self._deadline = 0.0
         self._flow = None
         self._response_sent = True
         self.request_complete = False
-        if head.status == 101 and head.upgrade is None:
-            head.upgrade = self.request.upgrade
         protocol = (self.request.upgrade or b"connect").decode("latin-1")
         self.notes.append(("tunnel", protocol))
         self.http.tunnel_opened(self, protocol)
         self._set_timer(self._idle_limit())
-        self.downstream.send_head(head)
         self.downstream.flush()
         # What came behind the answer waits until the client's side is open as well.
         self._response_flow = held = _Held(self)

@@ -29,8 +29,8 @@ class H1ClientConnection:
     """Made by the pool for one endpoint; `owner` is the exchange that has it, None while idle or connecting."""
 
     __slots__ = (
-        "_age", "_congested", "_is_old", "_is_tunnel", "_out", "_paused", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since",
-        "is_reused", "owner", "pool", "requests", "state", "tls", "transport",
+        "_age", "_is_old", "_is_tunnel", "_out", "_paused", "_reader", "_request_done", "_writer", "connecting", "endpoint", "idle_since",
+        "is_congested", "is_reused", "owner", "pool", "requests", "state", "tls", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Any, endpoint: Any, head_bytes: int, head_fields: int) -> None:
@@ -52,7 +52,7 @@ class H1ClientConnection:
         self._age: Any = None  # a timer where connections have a maximum age
         self._is_old = False
         self._is_tunnel = False
-        self._congested = False
+        self.is_congested = False
         self._paused = False
 
     # -- what the transport calls ----------------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class H1ClientConnection:
         self.owner = None
         reader = self._reader
         # One that is still congested, with a request that was answered before it had left, would tell the next owner of a drain that is none of its own.
-        reusable = self._request_done and reader.keep_alive and reader.finished and self.state is READY and not self._congested and not self._is_old
+        reusable = self._request_done and reader.keep_alive and reader.finished and self.state is READY and not self.is_congested and not self._is_old
         if self._paused:
             # The owner paused within the batch that ended the response: it will not resume what it does not have any more.
             self.resume_response()
@@ -290,15 +290,15 @@ class H1ClientConnection:
 
     def pauseProducing(self) -> None:
         """Above the high watermark: the application reads slowly."""
-        if not self._congested:
-            self._congested = True
+        if not self.is_congested:
+            self.is_congested = True
             if self.owner is not None:
                 self.owner.upstream_congested()
 
     def resumeProducing(self) -> None:
         """Below the low watermark."""
-        if self._congested:
-            self._congested = False
+        if self.is_congested:
+            self.is_congested = False
             if self.owner is not None:
                 self.owner.upstream_drained()
 

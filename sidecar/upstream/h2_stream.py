@@ -188,6 +188,8 @@ class H2ClientStream:
 
     def _head_is_last(self, head: Any) -> None:
         """No body follows this head, or a tunnel does."""
+        if head.end_stream and (head.status == 101 or (head.status < 300 and self.request.method == b"CONNECT")):
+            raise UpstreamProtocolError(f"{self._connection.describe()} opened a tunnel and ended it with the same frame")
         if head.status == 101:
             if self.key is not None:
                 head.headers.fields = [each for each in head.headers.fields if each[0] != websocket.ACCEPT]
@@ -233,7 +235,7 @@ class H2ClientStream:
         stream.flush()
         if self.is_paused:
             stream.pause_response()
-        if self.is_congested:
+        if self.is_congested and not stream.is_congested:
             owner.upstream_drained()
 
     def upstream_unavailable(self, error: UpstreamError, endpoint: Any) -> None:

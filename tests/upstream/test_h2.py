@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
-from sidecar.codec.h2.frames import HTTP_1_1_REQUIRED, LARGEST_STREAM_ID, REFUSED_STREAM
+from sidecar.codec.h2.frames import CANCEL, HTTP_1_1_REQUIRED, LARGEST_STREAM_ID, REFUSED_STREAM
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.websocket import accept_of
 from sidecar.errors import ConnectFailed, UpstreamWantsHTTP1
@@ -16,7 +16,7 @@ from sidecar.interfaces import IUpstreamStream
 from sidecar.model import HTTP2Options, PoolLimits
 from sidecar.upstream.h1 import H1ClientConnection
 from sidecar.upstream.h2 import STALL_SECONDS, H2ClientConnection
-from tests.memory import CHUNKED, GET, OK, POST, UPGRADE, MemoryTransport, World, body_of
+from tests.memory import CHUNKED, GET, OK, POST, UPGRADE, MemoryTransport, World, body_of, retry_rules
 from tests.memory_h2 import H2App, H2Client, multiplexed, request, response
 
 
@@ -372,6 +372,39 @@ def test_slow_application_is_waited_for() -> None:
     assert len(app.body(1)) == sent and app.ended(1)
 
 
+def test_a_client_that_waited_is_read_from_again_after_refusals_and_retries() -> None:
+    """Each stream holds it up anew; the last one's window opens, and nothing of those before holds it."""
+    world, (client,), app = begun(GET, limits=H2Limits(stream_window=100))
+    app.answer(1)
+    world.route.retry = retry_rules(attempts=3, on=("reset",))
+    client.receive(CHUNKED.replace(b"POST", b"PUT"))
+    app.exchange()
+    app.credits = False
+    client.receive(b"1388\r\n" + b"z" * 5000 + b"\r\n")
+    app.exchange()
+    assert not client.reading
+    app.h2.reset(3, REFUSED_STREAM)
+    app.exchange()
+    assert app.requests() == [1, 3, 5] and not client.reading
+    other = H2App(world)
+    app.h2.reset(5, CANCEL)
+    app.exchange()
+    world.clock.advance(0.1)
+    for _ in range(5):
+        app.exchange()
+        other.exchange()
+    app.credits = True
+    if not other.requests():
+        app.h2.consumed(7, 100)
+    for _ in range(5):
+        app.exchange()
+    assert client.reading
+    client.receive(b"0\r\n\r\n")
+    app.exchange()
+    other.exchange()
+    assert 5000 in (len(app.body(7)), len(other.body(1)))
+
+
 def test_application_that_opens_no_window_is_given_up() -> None:
     """The exchange fails; its window does not keep memory for ever."""
     world, (client,), app = begun(b"POST /a HTTP/1.1\r\nHost: app\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000, limits=H2Limits(stream_window=65535))
@@ -411,6 +444,18 @@ def test_websocket_over_extended_connect() -> None:
     app.h2.send_end(1)
     app.exchange()
     assert client.closing
+
+
+@pytest.mark.parametrize("asked", [UPGRADE, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"])
+def test_tunnel_that_is_over_when_it_opens(asked: bytes) -> None:
+    """502, and the connection's other streams go on."""
+    world, (client, other), app = begun(asked, GET, upgrades=("websocket", "connect"))
+    app.answer(1, response(200, end=True))
+    assert client.take().startswith(b"HTTP/1.1 502 ")
+    app.answer(3, None, b"ok")
+    assert other.take().startswith(b"HTTP/1.1 200 ")
+    world.ended_once(502, 200)
+    assert app.kinds(1)[-1] == "StreamReset" and world.attempts[0].protocol.reserved == 0
 
 
 def test_upgrade_that_the_server_does_not_take() -> None:
