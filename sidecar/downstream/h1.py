@@ -126,25 +126,20 @@ class H1ServerConnection:
     def _deliver(self, events: list[Any]) -> None:
         self._delivering = events
         kind: Any = None
-        try:
-            for event in events:
-                kind = event.__class__
-                if kind is RequestHead:
-                    self._start(event)
-                elif kind is bytes:
-                    if self._exchange is not None:
-                        self._exchange.request_data(event)
-                elif kind is End:
-                    self._request_done = True
-                    if self._exchange is not None:
-                        self._exchange.request_end(event.trailers)
-                else:
-                    self._broken(event)
-                    break
-        except SidecarError as error:
-            # A writer refused what filters made of the message.
-            if self._exchange is not None:
-                self._exchange.fail(error)
+        for event in events:
+            kind = event.__class__
+            if kind is RequestHead:
+                self._start(event)
+            elif kind is bytes:
+                if self._exchange is not None:
+                    self._exchange.request_data(event)
+            elif kind is End:
+                self._request_done = True
+                if self._exchange is not None:
+                    self._exchange.request_end(event.trailers)
+            else:
+                self._broken(event)
+                break
         self._delivering = None
         exchange = self._exchange
         if exchange is not None:

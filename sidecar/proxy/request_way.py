@@ -338,6 +338,9 @@ class RequestWay(PluginCalls):
         self.endpoint = endpoint.address
         self.endpoint_text = endpoint.text
         self.upstream_tls = stream.tls
+        if self._response_paused:
+            # Since an earlier attempt, or while a hook is thinking.
+            stream.pause_response()
         if self.http.tracer is not None or self.route.hints is not None:  # type: ignore[union-attr]
             self.stamp_request()
         try:
@@ -403,8 +406,12 @@ class RequestWay(PluginCalls):
         self._last_moved = self.http.seconds()
         if self._inbox is not None:
             self._inbox.append(chunk)
-        else:
+            return
+        try:
             self._request_in(chunk)
+        except SidecarError as error:
+            # The writer refused what filters made of the message.
+            self.fail(error)
 
     def _request_in(self, chunk: bytes) -> None:
         if self._flow is not None:
@@ -431,8 +438,11 @@ class RequestWay(PluginCalls):
             self._arm()
         if self._inbox is not None:
             self._inbox.append(End(trailers))
-        else:
+            return
+        try:
             self._request_in_end(trailers)
+        except SidecarError as error:
+            self.fail(error)
 
     def _request_in_end(self, trailers: Headers | None) -> None:
         if self._flow is not None:
@@ -449,22 +459,24 @@ class RequestWay(PluginCalls):
         if self.upstream is not None:
             self.upstream.send_data(chunk)
             return
+        self._hold(chunk)
+
+    def _hold(self, event: bytes | End) -> None:
+        """Nobody takes it yet, or any more: then the whole answer is here."""
+        if self.response is not None:
+            return
         if self._outbox is None:
             self._outbox = []
         if not self._outbox and not self.chain.buffers_request:
             self._pause_request()
-        self._outbox.append(chunk)
+        self._outbox.append(event)
 
     def _request_out_end(self, trailers: Headers | None) -> None:
         """The end passed the hooks."""
         if self.upstream is not None:
             self.upstream.send_end(trailers)
             return
-        if self._outbox is None:
-            self._outbox = []
-        if not self._outbox and not self.chain.buffers_request:
-            self._pause_request()
-        self._outbox.append(End(trailers))
+        self._hold(End(trailers))
         if self._flow is not None and self.chain.buffers_request and self._connector is None:
             self._dispatch_gathered(trailers)
 

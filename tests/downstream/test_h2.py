@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
+import pytest
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from sidecar.codec.h2.frames import DATA, GOAWAY, HEADERS, LARGEST_STREAM_ID, RST_STREAM, frame
@@ -13,7 +16,7 @@ from sidecar.downstream.h2 import DRAIN_ROUND_TRIP_SECONDS, FREE_STREAMS, LINGER
 from sidecar.downstream.h2_stream import H2ServerStream
 from sidecar.errors import RouteNotFound
 from sidecar.headers import Headers
-from sidecar.interfaces import IDownstreamStream
+from sidecar.interfaces import IDownstreamStream, IRequestHeadHook
 from sidecar.model import HTTP2Options, HTTPLimits, PoolLimits
 from sidecar.proxy.replies import text_reply
 from tests.codec.h2.peers import GET as PLAIN_GET, frames, headers
@@ -350,7 +353,8 @@ def test_answer_that_opens_no_tunnel_is_no_2xx() -> None:
     stream = client.send(request(path=b"/ws", upgrade=b"websocket"))
     world.app.receive(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: wrong\r\n\r\n")
     client.exchange()
-    assert client.kinds(stream) == ["StreamReset"]
+    assert client.head(stream).status == 502 and client.ended(stream)
+    assert [each.status for each in world.records] == [502, 502] and not world.http.tunnels_opened
 
 
 def test_upgrade_that_is_not_allowed_is_refused() -> None:
@@ -538,3 +542,29 @@ def test_lost_connection_ends_every_exchange_and_leaves_no_timer() -> None:
     world.ended_once(499, 499, 499)
     assert world.closed == [client.connection]
     assert not any(timer.is_set for slot in world.wheel._slots.values() for timer in slot if "H2Server" in repr(timer._callback))
+
+
+@implementer(IRequestHeadHook)
+class Shortens:
+    """A filter that gives requests a length that is not theirs."""
+
+    def request_head(self, exchange: Any) -> None:
+        exchange.request.content_length = 3
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_request_that_filters_made_unsendable_ends_alone(is_held: bool) -> None:
+    """What the writer refuses is that stream's error, also when it is delivered late; the connection and its other streams live on."""
+    world = World(Shortens(), auto=not is_held)
+    client = H2Client(world)
+    stream = client.send(request(b"POST"), b"he", end=False)
+    client.h2.send_data(stream, b"l")
+    client.h2.send_data(stream, b"lo")
+    client.exchange()
+    if is_held:
+        world.attempts[0].succeed()
+        client.exchange()
+    assert client.head(stream).status == 400 and client.ended(stream)
+    world.ended_once(400)
+    world.accounts.clear()
+    assert not client.transport.closing and client.send(request()) and len(world.exchanges) == 2

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from sidecar.verdicts import OBSERVE, STREAM, buffer
 from tests.memory import CHUNKED, GET, OK, POST, World, body_of
+from tests.memory_h2 import H2Client, request
 from tests.proxy.plugins import BODY_HOOKS, RequestBodyPlugin, ResponseBodyPlugin
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nworld"
@@ -125,4 +126,20 @@ def test_thousands_of_chunks_do_not_nest(first_waits: bool) -> None:
     client.pump()
     app.receive(OK)
     assert app.take().count(b"1\r\na\r\n") == count
+    world.ended_once(200)
+
+
+@pytest.mark.parametrize("mode", [OBSERVE, STREAM, buffer(1000)])
+def test_what_the_client_still_sends_is_no_part_of_its_answer(mode: Any) -> None:
+    """The application answered without waiting for the request's end, and a hook is still thinking about the answer."""
+    later: Deferred[Any] = Deferred()
+    world = World(ResponseBodyPlugin(later, mode=mode))
+    client = H2Client(world)
+    stream = client.send(request(b"POST"), b"one", end=False)
+    world.app.receive(OK)
+    client.h2.send_data(stream, b"two")
+    client.exchange()
+    later.callback(None)
+    client.exchange()
+    assert client.body(stream) == b"ok" and client.ended(stream)
     world.ended_once(200)

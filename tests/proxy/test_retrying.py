@@ -520,3 +520,21 @@ def test_an_exchange_leaves_nothing_to_the_collector(head: bytes) -> None:
         assert exchanges() == before
     finally:
         gc.enable()
+
+
+def test_a_client_that_does_not_read_holds_the_next_attempt_up_as_well() -> None:
+    """Informational answers that it did not take came from the first one."""
+    world = Retried()
+    client, app = world.send(GET)
+    client.blocked = True
+    app.receive(b"HTTP/1.1 103 Early Hints\r\nLink: </" + b"a" * 1500 + b">\r\n\r\n")
+    assert not app.reading
+    app.lose()
+    second = world.wait()
+    assert second is not app and not second.reading
+    second.receive(OK)
+    client.blocked = False
+    client.drain()
+    second.pump()
+    assert client.take().endswith(b"ok")
+    world.ended_once(200)
