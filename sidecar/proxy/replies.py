@@ -30,6 +30,7 @@ _PROXY_ERRORS = {
     "stream-duration-exceeded": "http_response_timeout",
     "stream-idle-timeout": "http_response_timeout",
     "upstream-protocol-error": "http_protocol_error",
+    "http-version-required": "http_protocol_error",
     "upstream-overflow": "connection_limit_reached",
     "circuit-open": "destination_unavailable",
     "upstream-error": "http_response_incomplete",
