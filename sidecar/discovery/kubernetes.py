@@ -27,7 +27,8 @@ from sidecar.naming.kubernetes import AddressFamily, Event, Slice, Slices, parse
 # What Kubernetes mounts into every pod.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PAGE_ITEMS = 50  # slices in one piece of a list: 5000 endpoints of the usual slices, decoded in a few milliseconds
-MAX_PAGE_BYTES = 64 * 1024 * 1024  # 50 of the largest slices (1000 endpoints each) have 25 MiB
+MAX_LIST_BYTES = 64 * 1024 * 1024  # all pieces together: a hundred thousand endpoints; 50 of the largest slices (1000 each) have 25 MiB
+MAX_PAGES = 1000  # pieces of one list: a server that always has one more would be asked for ever
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # the largest slice has half a MiB; an object in etcd has at most 1.5 MiB
 LIST_SECONDS = 30.0  # for one piece of a list, and for the head of a watch, which is there before its first event
 # For how long one watch is asked: by chance, so that not all sidecars come back together after the API server was restarted (client-go: 5 to 10 minutes).
@@ -122,16 +123,20 @@ class Kubernetes(Asking):
         """All slices, piece by piece. Raises `FetchFailed`, `ValueError` or `_Gone` (of a list that took too long)."""
         slices: list[Slice] = []
         more = ""
-        while True:
+        left = MAX_LIST_BYTES
+        for _ in range(MAX_PAGES):
             query = {"labelSelector": self._selector, "limit": str(PAGE_ITEMS)} | ({"continue": more} if more else {})
-            answer = await self._server.fetch(self._url(query), self._fields(), MAX_PAGE_BYTES, LIST_SECONDS)
+            answer = await self._server.fetch(self._url(query), self._fields(), left, LIST_SECONDS)
             self._check(answer)
+            left -= len(answer.body)
             page = parse_page(answer.body)
             slices += page.slices
             more = page.more
             if not more:
                 break
             await deferLater(self._clock, 0, lambda: None)
+        else:
+            raise ValueError(f"the list has more than {MAX_PAGES} pieces")
         if not page.version:
             raise ValueError("the list has no resourceVersion to watch from")
         await in_turns(self._clock, self._slices.replaced(slices))

@@ -18,6 +18,7 @@ from sidecar.model import Endpoint, Locality
 from sidecar.naming.places import Steps, make_address, sliced
 
 AddressFamily = Literal["auto", "IPv4", "IPv6"]
+MAX_SLICES = 10_000  # of one service: a million endpoints of the usual slices; what a watch tells of must not fill the memory
 
 
 class _Meta(Struct):
@@ -173,6 +174,8 @@ class Slices:
         problems: dict[str, str] = {}
         portless = {key: sentence for key, sentence in self._portless.items() if key != name}
         found = {**self._found, name: (changed.address_type, (yield from self._converted(changed, problems, portless)))}
+        if len(found) > MAX_SLICES:
+            raise ValueError(f"the service has more than {MAX_SLICES} slices")
         _check_ports(found, portless)
         self.problems.pop(name, None)
         self.problems |= problems | portless

@@ -127,6 +127,21 @@ def test_a_list_in_pieces() -> None:
     watched(scenario, first, lambda request: request.answer(json.dumps(GONE).encode(), 410), first, second)
 
 
+def test_a_list_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that always has one more piece is not asked for ever, and all pieces together have the size that one may have."""
+    monkeypatch.setattr(kubernetes, "MAX_PAGES", 3)
+
+    async def scenario(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> str:
+        await until(reactor, lambda: plugin.snapshot()["last_error"])
+        assert told.sets == []
+        return str(plugin.snapshot()["last_error"])
+
+    piece = lists("1", a_slice("a", "10.0.0.1"), more="next")
+    assert watched(scenario, *[piece] * 50) == "the list has more than 3 pieces"
+    monkeypatch.setattr(kubernetes, "MAX_LIST_BYTES", 500)
+    assert "octets" in watched(scenario, *[piece] * 50)
+
+
 def test_a_watch_goes_on_where_it_ended() -> None:
     """After its last event or bookmark; half an event, where the stream was cut, is sent again by then."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.address import Address
 from sidecar.model import Endpoint, Locality
+from sidecar.naming import kubernetes
 from sidecar.naming.kubernetes import Slice, Slices, parse_event, parse_page, parse_refusal
 from sidecar.naming.places import at_once
 
@@ -148,6 +149,15 @@ def test_a_port_that_only_some_pods_have() -> None:
     assert known.problems == {}
     at_once(known.put(msgspec.convert(one("old"), Slice)))
     assert shown(known) == []
+
+
+def test_slices_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a watch tells of."""
+    monkeypatch.setattr(kubernetes, "MAX_SLICES", 2)
+    known = made(one("a", at("10.0.0.1")), one("b", at("10.0.0.2")))
+    with pytest.raises(ValueError, match="the service has more than 2 slices"):
+        at_once(known.put(msgspec.convert(one("c", at("10.0.0.3")), Slice)))
+    assert len(shown(known)) == 2
 
 
 def test_what_cannot_be_used() -> None:
