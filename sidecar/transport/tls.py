@@ -402,13 +402,21 @@ class TLSTransport(Transport):
         return bool(number)
 
     def _put_together(self) -> bytes:
-        """The first parts of the queue as one of at most a record's size, put back in their place."""
+        """The first parts of the queue as one of at most a record's size, put back in their place. The last of them may be the begin of a longer one: a record
+        of a few octets costs both sides more than copying a record's worth."""
         queue = self._queue
         parts = [queue.popleft()]
-        size = len(parts[0])
-        while queue and size + len(queue[0]) <= RECORD_BYTES:
-            size += len(queue[0])
-            parts.append(queue.popleft())
+        room = RECORD_BYTES - len(parts[0])
+        while queue and room:
+            part = queue[0]
+            if len(part) > room:
+                view = memoryview(part)
+                parts.append(view[:room])
+                queue[0] = view[room:]
+                break
+            room -= len(part)
+            parts.append(part)
+            queue.popleft()
         part = b"".join(parts)
         queue.appendleft(part)
         return part

@@ -73,6 +73,24 @@ def test_ten_mebibytes_there_and_back(run: Run, public: bool, monkeypatch: pytes
     run(scenario)
 
 
+def test_records_are_full_whatever_the_pieces(run_once: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP/2 writes heads of nine octets before each 16 KiB: no records of nine octets, which cost both sides more than their octets do."""
+    written = []
+    write = tls_module.write_records
+    monkeypatch.setattr(tls_module, "write_records", lambda tls, data: written.append(write(tls, data)) or written[-1])
+    pieces = [os.urandom(size) for size in (9, 16_384) * 20 + (7, 100_000, 2)]
+
+    async def scenario(reactor: Any) -> None:
+        near, far = await secure_pair(reactor, Wire())
+        written.clear()
+        near.transport.writeSequence(list(pieces))
+        await eventually(reactor, lambda: far.received == sum(map(len, pieces)))
+        assert far.data == b"".join(pieces)
+        assert len(written) <= sum(written) / 16_384 + 2
+
+    run_once(scenario)
+
+
 def test_small_writes_arrive_in_order(run_once: Run) -> None:
     """Many small parts, queued behind a full socket, are put together and arrive as they were written."""
 

@@ -53,6 +53,7 @@ from sidecar.codec.h2.frames import (
 )
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.h2.receiving import Events, ReceivingHalf, Violation
+from sidecar.codec.h2.sending import FRAME_HEAD_OCTETS
 from sidecar.codec.h2.streams import RECV_RESET, RECV_WINDOW, RESET_RECEIVED, TABLE, TAKE, Stream
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 
@@ -122,15 +123,25 @@ class H2Connection(ReceivingHalf):
         if self.failed:
             return events
         self._now = now
-        if self._held:
-            self._held.append(data)
-            self._held_octets += len(data)
-            if self._held_octets < self._needed:
-                return events
-            data = b"".join(self._held)
-            self._held = []
+        position = 0
         try:
-            position = self._read_preface(data) if self._preface else 0
+            if self._held:
+                missing = self._needed - self._held_octets
+                if len(data) < missing:
+                    self._held.append(data)
+                    self._held_octets += len(data)
+                    return events
+                if self._needed > FRAME_HEAD_OCTETS:
+                    # What is missing of the frame, not all that came: only that is copied.
+                    self._held.append(data[:missing])
+                    position = missing
+                    self._read_held(events)
+                else:
+                    self._held.append(data)
+                    data = b"".join(self._held)
+                    self._held = []
+            if self._preface:
+                position = self._read_preface(data)
             position = self._read_frames(data, position, events)
         except Violation as violation:
             self._fail(violation.code, str(violation), events)
@@ -142,6 +153,12 @@ class H2Connection(ReceivingHalf):
             events.append((0, happened.WindowOpened(self._opened)))
             self._opened = []
         return events
+
+    def _read_held(self, events: Events) -> None:
+        """The frame that came in several pieces is whole."""
+        whole = b"".join(self._held)
+        self._held = []
+        self._read_frames(whole, 0, events)
 
     def _read_preface(self, data: bytes) -> int:
         expected = self._preface
@@ -281,6 +298,7 @@ class H2Connection(ReceivingHalf):
         peer.frame_octets = settings.get(MAX_FRAME_SIZE, peer.frame_octets)
         peer.connect_protocol = bool(settings.get(ENABLE_CONNECT_PROTOCOL, peer.connect_protocol))
         self._frame_octets = min(peer.frame_octets, self.limits.sent_frame_octets)
+        self._slice_octets = self._frame_octets - FRAME_HEAD_OCTETS
         change = settings.get(INITIAL_WINDOW_SIZE, peer.stream_window) - peer.stream_window
         if change:
             peer.stream_window += change

@@ -56,6 +56,9 @@ _AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_END = AFTER[SEND_HEAD], AFTER[
 _STREAMS_BEFORE_SETTINGS = 100
 # Streams that were reset are remembered this long (in streams), so that late frames for them are told from frames for streams that ended.
 REMEMBERED_RESETS = 1_000
+# Of a frame's head. Frames cut from longer chunks are so much shorter than they might be: with its head each fills as many TLS records as its octets need, of
+# 16 KiB, instead of one more with nine octets in it.
+FRAME_HEAD_OCTETS = 9
 # A frame that the peer's window cut down to fewer octets pays for nothing that the peer sends: windows opened octet by octet would pay for themselves.
 PAYING_OCTETS = 256
 
@@ -97,6 +100,7 @@ class SendingHalf:
         "_out",
         "_ready",
         "_send_window",
+        "_slice_octets",
         "_spare",
         "_streams",
         "_window",
@@ -124,6 +128,7 @@ class SendingHalf:
         self._spare = limits.grown_windows  # octets by which streams' windows may still grow
         self._send_window = DEFAULT_WINDOW
         self._frame_octets = min(SMALLEST_MAX_FRAME, limits.sent_frame_octets)
+        self._slice_octets = self._frame_octets - FRAME_HEAD_OCTETS
         self._ready: deque[Stream] = deque()
         self._drained: list[int] = []
         self._window = ReceiveWindow(max(limits.connection_window, DEFAULT_WINDOW), max(limits.connection_window_most, DEFAULT_WINDOW))
@@ -366,7 +371,7 @@ class SendingHalf:
             if allowed <= 0:
                 backlog.waits = False
                 continue
-            chunk = _take_slice(backlog.chunks, allowed)
+            chunk = _take_slice(backlog.chunks, allowed, min(allowed, self._slice_octets))
             size = len(chunk)
             backlog.octets -= size
             backlog.sent += size
@@ -454,13 +459,12 @@ class SendingHalf:
             del ended[next(iter(ended))]
 
 
-def _take_slice(queue: deque[bytes], most: int) -> bytes:
-    """The next octets of the queue, at most `most` of them; chunks are not joined."""
+def _take_slice(queue: deque[bytes], most: int, slice_octets: int) -> bytes:
+    """The next octets of the queue: a chunk of at most `most` octets, or `slice_octets` of a longer one, as a view of it. Nothing is joined or copied."""
     chunk = queue[0]
     if len(chunk) <= most:
         queue.popleft()
-        return bytes(chunk)  # the same object unless it is the rest of a longer one
-    # What is left over keeps a view of the chunk: a big body is copied once, slice by slice, and not once for each slice.
+        return chunk
     view = memoryview(chunk)
-    queue[0] = view[most:]  # type: ignore[assignment]
-    return bytes(view[:most])
+    queue[0] = view[slice_octets:]  # type: ignore[assignment]
+    return view[:slice_octets]  # type: ignore[return-value]

@@ -133,8 +133,21 @@ def test_a_batch_may_be_bounded() -> None:
     connection.receive(headers(1, GET), 0.0)
     connection.send_head(1, response(), False)
     connection.send_data(1, b"x" * 60_000)
-    assert sum(len(each[3]) for each in frames(b"".join(connection.data_to_send(16_000))) if each[0] == DATA) == 16_384
+    assert sum(len(each[3]) for each in frames(b"".join(connection.data_to_send(16_000))) if each[0] == DATA) == 16_375
     assert connection.wants_write
+
+
+def test_a_long_chunk_goes_out_in_frames_that_fill_tls_records() -> None:
+    """Each has 16 KiB with its head, and is a view of the chunk."""
+    connection = server()
+    connection.receive(headers(1, GET) + window_update_frame(0, 1_000_000) + window_update_frame(1, 1_000_000), 0.0)
+    connection.send_head(1, response(), False)
+    connection.data_to_send()
+    chunk = bytes(range(256)) * 256
+    connection.send_data(1, chunk)
+    out = connection.data_to_send()
+    assert [len(payload) for payload in out[1::2]] == [16_375] * 4 + [36] and all(type(each) is memoryview for each in out[1::2])
+    assert b"".join(out[1::2]) == chunk and all(kind == DATA for kind, *_ in frames(b"".join(out)))
 
 
 def test_a_chunk_that_fits_is_not_copied() -> None:
