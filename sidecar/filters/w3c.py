@@ -15,14 +15,16 @@ _FIELDS = FIELDS | {TRACESTATE}
 # Enough for every attempt that retries and repicks allow.
 ATTEMPTS_LIMIT = 16
 _FLAGS_TEXT = tuple(f"{flags:02x}" for flags in range(256))
+# Made at a time, because making one takes three times as long.
+TRACE_IDS = 64
+_ENDS = tuple(f"{number:02x}" for number in range(256))
 
 
 class ExchangeTrace(msgspec.Struct, eq=False):
-    """`exchange.trace`: the ids of the server span (hex), its parent's ("" for a root), and what was sent upstream. `next_span_id`: for the next attempt."""
+    """`exchange.trace`: the ids of the server span (hex), its parent's ("" for a root), and what was sent upstream."""
 
     trace_id: str
     span_id: str
-    next_span_id: str
     parent_span_id: str
     sampled: bool
     flags: int
@@ -49,6 +51,9 @@ class W3CTracer:
         self._seconds = context.clock.seconds
         # Ids need to be different, not secret; a generator of our own, so that nobody who seeds the global one makes them repeat.
         self.getrandbits = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
+        # Of which nobody has had one.
+        self._trace_ids: list[str] = []
+        self._span_ids: list[str] = []
 
     def begin(self, exchange: Any, sample: float) -> None:
         """See `ITracer`. tracestate goes on unless the traceparent beside it is not valid (section 4.3 of the recommendation)."""
@@ -74,20 +79,33 @@ class W3CTracer:
             return
         sampled = is_sampled(context.trace_id, sample) if context.sampled is None else context.sampled
         flags = (context.flags & RANDOM) | (SAMPLED if sampled else 0)
-        ids = f"{self.getrandbits(128):032x}"
-        trace = ExchangeTrace(context.trace_id, ids[:16], ids[16:], context.span_id, sampled, flags, has_field, [] if sampled else None)
+        if not self._span_ids:
+            self._make_span_ids()
+        trace = ExchangeTrace(context.trace_id, self._span_ids.pop(), context.span_id, sampled, flags, has_field, [] if sampled else None)
         exchange.trace = trace
         if sampled and context.is_w3c and TRACESTATE in names:
             trace.trace_state = b",".join(each[1] for each in came if each[0] == TRACESTATE).decode("latin-1")
 
     def _root(self, context: TraceContext | None, sample: float, has_field: bool) -> ExchangeTrace:
-        # One number for all ids of an exchange with one attempt. Zeros would be no id; once in 2^64 is never.
-        ids = self.getrandbits(256).to_bytes(32, "big").hex()
-        trace_id = ids[:32]
+        if not self._trace_ids:
+            self._make_trace_ids()
+        trace_id = self._trace_ids.pop()
+        if not self._span_ids:
+            self._make_span_ids()
         sampled = sample >= 1.0 or is_sampled(trace_id, sample)
         if context is not None and context.sampled is not None:
             sampled = context.sampled
-        return ExchangeTrace(trace_id, ids[32:48], ids[48:], "", sampled, SAMPLED if sampled else 0, has_field, [] if sampled else None)
+        return ExchangeTrace(trace_id, self._span_ids.pop(), "", sampled, SAMPLED if sampled else 0, has_field, [] if sampled else None)
+
+    def _make_trace_ids(self) -> None:
+        """All of each is random, because others choose by parts of it. Zeros would be no id; once in 2^128 is never."""
+        digits = self.getrandbits(128 * TRACE_IDS).to_bytes(16 * TRACE_IDS, "big").hex()
+        self._trace_ids.extend([digits[start : start + 32] for start in range(0, 32 * TRACE_IDS, 32)])
+
+    def _make_span_ids(self) -> None:
+        """These have to be different, in one trace above all, and nothing more: 256 of them differ in their end alone. Zeros: once in 2^56."""
+        begin = f"{self.getrandbits(56):014x}"
+        self._span_ids.extend([begin + end for end in _ENDS])
 
     def inject(self, exchange: Any) -> None:
         """See `ITracer`. The caller's traceparent is replaced, that of an earlier attempt as well."""
@@ -95,14 +113,15 @@ class W3CTracer:
         if trace is None:
             # `begin` failed for this exchange; what the caller sent goes on.
             return
-        span_id = trace.next_span_id
+        if not self._span_ids:
+            self._make_span_ids()
+        span_id = self._span_ids.pop()
         value = f"00-{trace.trace_id}-{span_id}-{_FLAGS_TEXT[trace.flags]}".encode()
         headers = exchange.request.headers
         if trace.has_field:
-            trace.next_span_id = f"{self.getrandbits(64):016x}"
             headers.fields = [each for each in headers.fields if each[0] != TRACEPARENT]
         trace.has_field = True
-        headers.fields.append((TRACEPARENT, value, b"traceparent: " + value + b"\r\n"))
+        headers.fields.append((TRACEPARENT, value, b"traceparent: %b\r\n" % value))
         attempts = trace.attempts
         if attempts is not None and len(attempts) < ATTEMPTS_LIMIT:
             attempts.append((span_id, self._seconds(), exchange.endpoint))

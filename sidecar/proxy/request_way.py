@@ -115,7 +115,7 @@ class RequestWay(PluginCalls):
             fields.append(caller.forwarded_proto)
         if not self.request_id and http.settings.request_id:
             self.request_id = new = new_request_id()
-            fields.append((b"x-request-id", new, b"x-request-id: " + new + b"\r\n"))
+            fields.append((b"x-request-id", new, b"x-request-id: %b\r\n" % new))
 
     def _allow_upgrade(self, request: RequestHead) -> bool:
         """An upgrade that is not allowed is not asked for upstream (RFC 9110 section 7.8 lets a server ignore it); CONNECT has no other meaning and is

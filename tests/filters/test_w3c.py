@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -55,6 +56,24 @@ def test_a_new_trace() -> None:
     assert (client.parent_span_id, client.kind) == (trace.span_id, "client")
     assert client.span_id != server.span_id
     assert run.inject().trace_id != Run().inject().trace_id
+
+
+def test_ids_are_different() -> None:
+    """Those of many exchanges, new traces and callers' in turn, with two attempts each; trace ids in all their parts."""
+    context = FakeContext("w3c")
+    tracer = W3CTracer(W3CTracer.Config(), context)
+    traces, spans = set(), []
+    for number in range(600):
+        exchange = FakeExchange(make_request(headers=[("traceparent", PARENT)] if number % 2 else []))
+        tracer.begin(exchange, 1.0)
+        if not number % 2:
+            traces.add(exchange.trace.trace_id)
+        tracer.inject(exchange)
+        tracer.inject(exchange)
+        spans += [exchange.trace.span_id, *(span_id for span_id, _, _ in exchange.trace.attempts)]
+    assert len(traces) == 300 and len(set(spans)) == len(spans) == 1800
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in traces) and all(re.fullmatch("[0-9a-f]{16}", each) for each in spans)
+    assert all(len({each[start : start + 8] for each in traces}) > 295 for start in range(0, 32, 8))
 
 
 @pytest.mark.parametrize("parent", [PARENT, f"00-{TRACE}-{SPAN}-00", f"00-{TRACE}-{SPAN}-03"])

@@ -79,7 +79,9 @@ def test_request_id() -> None:
     up = sent_up(World(), with_fields(b"X-Request-Id: mine"))
     assert b"X-Request-Id: mine\r\n" in up and up.lower().count(b"request-id") == 1
     assert b"request-id" not in sent_up(World(request_id=False), GET)
-    assert re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", new_request_id())
+    ids = [new_request_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(re.fullmatch(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", each) for each in ids)
 
 
 def test_forwarded_for_and_proto() -> None:
