@@ -13,7 +13,7 @@ from sidecar.headers import Headers
 from sidecar.proxy import replies
 from sidecar.proxy.attempts import note_try
 from sidecar.proxy.exchange_state import IDEMPOTENT, ExchangeState
-from sidecar.proxy.steps import Step
+from sidecar.proxy.steps import Chain, Step
 from sidecar.verdicts import Refuse, Repick, Reply, Reset
 
 REPICKS_LIMIT = 4  # endpoints that a plugin may reject for one request, more than any sensible configuration needs
@@ -56,6 +56,17 @@ class PluginCalls(ExchangeState):
             return None
         self.notes.append((account.name, "raised"))
         return Refuse(PluginFailed(f"{account.kind} {account.name} raised an exception"))
+
+    def _narrowed(self, chain: Chain) -> Chain:
+        """The chain for this exchange: some plugins have no interest in its bodies."""
+        absent = []
+        for takes_part, position in chain.choosy:
+            try:
+                if not takes_part(self):
+                    absent.append(position)
+            except BaseException:  # whatever a plugin raises is the plugin's failure; its body hooks will say so themselves
+                self.http.log.failure("a filter could not say whether it takes part")
+        return chain.without_bodies(frozenset(absent)) if absent else chain
 
     def wait_for(self, answer: Any, step: Step, proceed: Callable[[Any], None]) -> None:
         """Go on with `proceed(value)` when the answer is there; both sides are paused until then. An answer that fails becomes a verdict, as if the hook
@@ -137,9 +148,9 @@ class PluginCalls(ExchangeState):
 
     def _repick(self, step: Step, value: Repick) -> None:
         """Another endpoint, when the request may be sent again and nothing went to the client."""
-        if self.response is None:
+        if self.response is None or step not in self.chain.response_head:
             step.account.failures += 1
-            self.fail(PluginFailed(f"{step.account.name} rejected an answer before there was one"))
+            self.fail(PluginFailed(f"{step.account.name} rejected an answer where there was none yet, or some of it had passed"))
             return
         may = not self._response_sent and self.request.end_stream and self.request.method in IDEMPOTENT and len(self._tried) < REPICKS_LIMIT
         self.notes.append((step.account.name, f"repick {value.reason}" if may else f"repick refused {value.reason}"))

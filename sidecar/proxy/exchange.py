@@ -41,7 +41,7 @@ from sidecar.proxy import replies
 from sidecar.proxy.attempts import note_try
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.exchange_state import IDEMPOTENT
-from sidecar.proxy.record import likeness_of, own_fields, whole_record
+from sidecar.proxy.record import leave_out_nonsense, likeness_of, own_fields, whole_record
 from sidecar.proxy.request_way import RequestWay
 from sidecar.proxy.response_way import ResponseWay
 from sidecar.proxy.retrying import RetryWay
@@ -270,13 +270,12 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
         """Count it, and tell all who want to know of it."""
         http = self.http
         try:
-            self.likeness = likeness = likeness_of(self)
-            own = own_fields(self, duration)
+            likeness, own = likeness_of(self), own_fields(self, duration)
         except Exception:
-            # A plugin assigned what is no principal or trace. The exchange ends all the same.
-            http.log.failure("the record of an exchange could not be made")
-            http.observe(self, duration)
-            return
+            http.log.failure("a plugin assigned what cannot be recorded")
+            leave_out_nonsense(self)
+            likeness, own = likeness_of(self), own_fields(self, duration)
+        self.likeness = likeness
         http.observe(self, duration)
         for log in http.line_logs:
             # As `call` does, which is one call more for each request.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import astuple
 
 from sidecar.codec.grpc import from_http_status
+from sidecar.headers import Headers
+from sidecar.message import RequestHead
 from sidecar.proxy.attempts import tries_of
 from sidecar.proxy.grpc_call import final_status
 from sidecar.record import CommonFields, ExchangeRecord, Likeness, OwnFields, Try
@@ -121,6 +123,16 @@ def own_fields(exchange: Exchange, duration: float) -> OwnFields:
         0 if call is None else call.responses.count,
         _NO_TRIES if exchange.tries is None else tries_of(exchange),
     )
+
+
+def leave_out_nonsense(exchange: Exchange) -> None:
+    """From here on `exchange` has nothing that a plugin may have assigned and that is no principal, trace or head. It is recorded without that, because whoever
+    counts exchanges in and out has to be told of the end of each.
+    """
+    exchange.principal = exchange.trace = None
+    head = exchange.request
+    texts = [value if isinstance(value, bytes) else b"-" for value in (head.method, head.path, head.authority)]
+    exchange.request = RequestHead(texts[0], texts[1], texts[2], Headers(), head.version if head.version in _PROTOCOLS else 11)
 
 
 def whole_record(common: CommonFields, own: OwnFields) -> ExchangeRecord:

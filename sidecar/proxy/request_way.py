@@ -193,9 +193,11 @@ class RequestWay(PluginCalls):
                 self.fail(PluginFailed(f"the request was rerouted more than {REROUTES_LIMIT} times, last by {step.account.name}"))
                 return None
             self._facts = facts_of(self.request.headers.fields)
+            before = self.chain
             if not self._find_route():
                 self.fail(RouteNotFound(f"no route after {step.account.name} changed the request"))
                 return None
+            self.chain = self.chain.after(before)
             self._arm()
             return next((i for i, each in enumerate(self.chain.request_head) if each.position > step.position), len(self.chain.request_head))
         self.verdict(step, value)
@@ -259,17 +261,6 @@ class RequestWay(PluginCalls):
                 else:
                     self._request_in(event)
             self.flush_request()
-
-    def _narrowed(self, chain: Chain) -> Chain:
-        """The chain for this exchange: some plugins have no interest in its bodies."""
-        absent = []
-        for takes_part, position in chain.choosy:
-            try:
-                if not takes_part(self):
-                    absent.append(position)
-            except BaseException:  # whatever a plugin raises is the plugin's failure; its body hooks will say so themselves
-                self.http.log.failure("a filter could not say whether it takes part")
-        return chain.without_bodies(frozenset(absent)) if absent else chain
 
     def _begin_mirrors(self, mirrors: tuple[MirrorRuntime, ...], sink: Any) -> Mirroring | None:
         """The copies of this request, behind its body hooks and in front of `sink`; None when there are none. What becomes a tunnel is not copied."""

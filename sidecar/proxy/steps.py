@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -71,6 +72,7 @@ class Chain:
         "request_body",
         "request_head",
         "request_trailers",
+        "rerouted",
         "response_body",
         "response_head",
         "response_trailers",
@@ -96,6 +98,8 @@ class Chain:
         # (takes_part, position) of plugins that look at the bodies of some exchanges only; and the chains without some of them, by their positions.
         self.choosy: tuple[tuple[Hook, int], ...] = ()
         self.narrowed: dict[frozenset[int], Chain] = {}
+        # The chains for exchanges that entered another chain before this one, by that.
+        self.rerouted: dict[Chain, Chain] = {}
 
     def without_bodies(self, positions: frozenset[int]) -> Chain:
         """This chain without the body and trailer hooks of these plugins. Made once for each set of them."""
@@ -107,6 +111,19 @@ class Chain:
             for name in ("request_body", "request_trailers", "response_body", "response_trailers"):
                 setattr(chain, name, tuple(step for step in getattr(self, name) if step.position not in positions))
             chain.settle()
+        return chain
+
+    def after(self, before: Chain) -> Chain:
+        """This chain, for an exchange that entered `before` first: who is told of ends there hears of this one's, too. Made once for each."""
+        chain = self.rerouted.get(before)
+        if chain is None:
+            told = [step.hook for step in self.done]
+            missing = tuple(step for step in before.done if step.hook not in told)
+            chain = copy(self) if missing else self
+            if missing:
+                chain.done = (*self.done, *missing)
+                chain.narrowed, chain.rerouted = {}, {}
+            self.rerouted[before] = chain
         return chain
 
     def settle(self) -> None:

@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
 
 from sidecar.errors import Denied, PluginFailed
 from sidecar.headers import Headers
+from sidecar.interfaces import IExchangeDone, IRequestHeadHook
+from sidecar.policy.descriptors import compile_descriptors
 from sidecar.proxy.calls import REPICKS_LIMIT
 from sidecar.proxy.request_way import REROUTES_LIMIT
-from sidecar.verdicts import Refuse, Repick, Reply, Reroute, Reset
-from tests.memory import CHUNKED, GET, MemoryTransport, World
+from sidecar.proxy.steps import Account, compile_chain
+from sidecar.verdicts import OBSERVE, Refuse, Repick, Reply, Reroute, Reset, buffer
+from tests.memory import CHUNKED, GET, OK, MemoryTransport, World
 from tests.proxy.plugins import EVERY_HOOK, HEAD_HOOKS, RequestBodyPlugin, RequestHeadPlugin, ResponseBodyPlugin, ResponseHeadPlugin, ResponseTrailersPlugin
 
 REQUEST = CHUNKED + b"5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"
@@ -411,3 +415,48 @@ def test_verdict_of_wrong_parts(hook: Any, verdict: Any) -> None:
     run(world)
     world.ended_once(200 if hook in LATE else 500)
     assert world.records[0].code == "plugin-failed" and world.accounts[0].failures == 1
+
+
+@pytest.mark.parametrize("hook", [ResponseBodyPlugin, ResponseTrailersPlugin, RequestBodyPlugin])
+@pytest.mark.parametrize("mode", [OBSERVE, buffer(1000)])
+def test_only_the_heads_hook_may_reject_an_answer(hook: Any, mode: Any) -> None:
+    """What was gathered of the answer would go up as the next attempt's body."""
+    world = World(ResponseBodyPlugin(mode=mode), hook(Repick("bad"), mode=mode))
+    client, app = world.send(GET if hook is not RequestBodyPlugin else REQUEST)
+    if app is not None and not app.closing:
+        app.receive(ANSWER)
+    world.turn()
+    assert len(world.attempts) <= 1 and world.records[0].code == "plugin-failed"
+    assert client.take().startswith(b"HTTP/1.1 500 ") or world.records[0].status == 200
+    world.ended_once(world.records[0].status)
+
+
+@implementer(IRequestHeadHook, IExchangeDone)
+class Counts:
+    """A filter that counts exchanges in and out."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+    def request_head(self, exchange: Any) -> None:
+        self.inside += 1
+
+    def exchange_done(self, exchange: Any, record: Any) -> None:
+        self.inside -= 1
+
+
+def test_filters_of_the_route_before_are_told_of_the_end() -> None:
+    """A reroute leads to a route with a filter of its own in the place of the first one's; one that both have is told once."""
+    first, second, both = Counts(), Counts(), Counts()
+    world = World(both, first, RequestHeadPlugin(Reroute()), second)
+    other = world.make_route("other")
+    other.chain = compile_chain([world.plugins[0], (Counts(), Account("filter", "x")), *world.plugins[2:]], compile_descriptors, world.clock.seconds)
+    routes = [world.route, other, world.route, other]
+    world.routes = lambda head: type("Entry", (), {"compiled": routes.pop(0)})
+    for number in (1, 2):
+        world.plugins[2][0].answers = [Reroute()]
+        _, app = world.send(GET)
+        assert (both.inside, first.inside, second.inside) == (1, 1, 1)
+        app.receive(OK)
+        assert (both.inside, first.inside, second.inside) == (0, 0, 0)
+        assert len(world.dones.records) == number

@@ -107,10 +107,16 @@ def test_clients_cannot_fill_memory() -> None:
     assert not world.http.likenesses
 
 
-def test_what_is_no_principal_is_counted_all_the_same() -> None:
-    """A plugin's mistake costs the record, and not the count."""
+@pytest.mark.parametrize(("part", "value"), [("principal", 5), ("principal", []), ("trace", object()), ("request.method", "GET"), ("request.authority", None)])
+def test_what_cannot_be_recorded_is_left_out(part: str, value: Any) -> None:
+    """A plugin's mistake costs what it assigned, and not the record: filters that count exchanges in and out are told of the end of each."""
     world = World()
     _, app = world.send(b"GET /a HTTP/1.1\r\nHost: app\r\n\r\n")
-    world.exchanges[0].principal = 5
+    exchange = world.exchanges[0]
+    if part.startswith("request."):
+        setattr(exchange.request, part[8:], value)
+    else:
+        setattr(exchange, part, value)
     app.receive(OK)
-    assert world.exchanges[0].finished and not world.records and world.observed == world.exchanges
+    world.ended_once(200)
+    assert world.records[0].path == "/a" and world.records[0].principal == ""
