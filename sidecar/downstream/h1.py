@@ -321,7 +321,8 @@ class H1ServerConnection:
     def _look_for_progress(self) -> None:
         """Something is queued for a client that may have stopped reading."""
         unsent = self.transport.buffered
-        if unsent and unsent == self._unsent:
+        if unsent == self._unsent:
+            # Nothing queued is no progress either: TLS's own goodbye may not fit into what the client does not read.
             self._closing = True
             self.transport.abortConnection()
             return

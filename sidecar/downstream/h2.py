@@ -432,7 +432,7 @@ class H2ServerConnection:
 
     def _look_for_progress(self, now: float) -> None:
         unsent = self.transport.buffered
-        if unsent and unsent == self._unsent:
+        if unsent == self._unsent:  # as over HTTP/1.1, also when nothing is queued
             self._closing = True
             self.transport.abortConnection()
             return

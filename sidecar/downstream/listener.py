@@ -172,7 +172,8 @@ class Acceptance:
         self._done = False
         self._handshaking = False
         self._sniffed: Sniffed | None = None
-        self._waiting: Deferred[Any] | None = None
+        # An answer that is awaited, and the account of the filter that owes it.
+        self._waiting: tuple[Deferred[Any], Any] | None = None
         self._timer: Any = None
 
     def makeConnection(self, transport: Any) -> None:
@@ -229,7 +230,7 @@ class Acceptance:
     def _wait(self, answer: Any, account: Any, filters: Sequence[Any], index: int, proceed: Callable[[], None]) -> None:
         self.transport.pauseProducing()
         deferred: Deferred[Any] = ensureDeferred(answer) if inspect.iscoroutine(answer) else answer
-        self._waiting = deferred
+        self._waiting = deferred, account
         timeout = self.listener.listener.handshake_timeout
         if timeout:
             self._timer.set(self.listener.seconds() + timeout)
@@ -360,7 +361,7 @@ class Acceptance:
             self._handshake_failed(f"{self.facts.peer} did not finish the TLS handshake within {self.listener.listener.handshake_timeout:g} s")
             self._close()
         elif self._waiting is not None:
-            self._waiting.cancel()
+            self._call_off()
         else:
             # The client waits for the server to speak first: nothing to look at, so it is a raw connection.
             self.listener.counters["sniff_timeouts"] += 1
@@ -374,8 +375,19 @@ class Acceptance:
         self._done = True
         self._timer.close()
         if self._waiting is not None:
-            self._waiting.cancel()
+            self._call_off()
         self.listener.closed(self)
+
+    def _call_off(self) -> None:
+        """A connection filter took too long, or its answer does not matter any more."""
+        assert self._waiting is not None
+        (deferred, account), self._waiting = self._waiting, None
+        try:
+            deferred.cancel()
+        except BaseException:  # its own canceller raised
+            _log.failure("connection-filter {name} could not be called off", name=account.name)
+            account.failures += 1
+            self._close()
 
     def abort(self, error: SidecarError) -> None:
         """Close now."""

@@ -231,11 +231,12 @@ class TCPServerConnection(_Side):
     def _look_for_progress(self) -> None:
         """A peer that takes nothing of what is queued for it does not keep its connection for ever."""
         unsent = self._queued()
-        if unsent and unsent == self._unsent:
+        if unsent == self._unsent:
+            # Nothing queued is no progress either: TLS's own goodbye may not fit into what a peer does not read.
             for side in (self, self.other):
                 if side.transport is not None:
                     side.transport.abortConnection()
-        elif unsent:
+        else:
             self._unsent = unsent
             self._timer.set(self._seconds() + STALL_SECONDS)
 

@@ -257,6 +257,16 @@ def test_lingering_waits_for_the_answer_to_leave() -> None:
     assert client.aborted
 
 
+def test_goodbye_that_does_not_fit() -> None:
+    """Over TLS the connection closes with octets of its own: when the client does not read them it is aborted all the same."""
+    world = answering()
+    client = world.client()
+    client.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert client.closing and not client.buffered
+    world.clock.advance(STALL_SECONDS + 1)
+    assert client.aborted
+
+
 def test_expect_continue() -> None:
     """The application is asked, and its 100 comes through; the body follows."""
     world = World()

@@ -287,6 +287,16 @@ def test_many_slow_readers_may_keep_less_each() -> None:
     assert queued[0] > 390_000 and queued[-1] < 50_000 and sum(queued) < 20_000_000
 
 
+def test_goodbye_that_does_not_fit() -> None:
+    """As over HTTP/1.1."""
+    world = World()
+    client = H2Client(world)
+    client.connection._shut()
+    assert client.transport.closing and not client.transport.buffered
+    world.clock.advance(STALL_SECONDS + 1)
+    assert client.transport.aborted
+
+
 def test_client_that_does_not_read_is_not_read_from_and_given_up() -> None:
     """Requests do not pile up answers; without progress the connection is aborted."""
     world = answering()

@@ -203,6 +203,24 @@ def test_filter_that_takes_its_time() -> None:
     assert listening.runtime.active == 1
 
 
+@pytest.mark.parametrize("ends", ["client", "time"])
+def test_filter_that_cannot_be_called_off(ends: str) -> None:
+    """What its canceller raises is its failure, and no connection stays half accepted or counted."""
+
+    def stubborn(deferred: Any) -> None:
+        raise ValueError("will not be cancelled")
+
+    listening = Listening(lambda facts: Deferred(stubborn), handshake_timeout=15.0)
+    transport = listening.connect()
+    if ends == "client":
+        transport.lose()
+    else:
+        listening.clock.advance(15.2)
+        assert transport.aborted
+        transport.settle()
+    assert listening.runtime.active == 0 and listening.accounts[0].failures == 1
+
+
 @pytest.mark.parametrize(("data", "name"), [(b"GET / HTTP/1.1\r\n", "raw"), (HELLO, "tls")])
 def test_first_bytes_choose_the_chain(data: bytes, name: str) -> None:
     """Permissive: cleartext and TLS on the same port."""

@@ -115,6 +115,15 @@ def test_a_lost_side_closes_the_other_after_what_is_queued(gone: str) -> None:
     assert tunnel.closed[0] is tunnel.client.protocol
 
 
+def test_goodbye_that_does_not_fit() -> None:
+    """Nothing of the tunnel is queued, and TLS's own end is stuck: it is not waited for for ever."""
+    tunnel = Tunnel()
+    tunnel.connect().lose()
+    assert tunnel.client.closing and not tunnel.client.buffered and not tunnel.client.aborted
+    tunnel.world.clock.advance(STALL_SECONDS + 1)
+    assert tunnel.client.aborted
+
+
 def test_client_gone_before_the_application_came() -> None:
     """The attempt is cancelled; a connection that comes nonetheless is dropped."""
     tunnel = Tunnel()
