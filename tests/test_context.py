@@ -14,7 +14,7 @@ from sidecar.errors import ConnectFailed, UpstreamBodyTooLarge, UpstreamClosed, 
 from sidecar.interfaces import IPluginContext
 from sidecar.model import Node
 from sidecar.telemetry.metrics import Registry
-from tests.memory import OK, World
+from tests.memory import OK, SWITCH, World
 
 
 class Asking(World):
@@ -65,9 +65,10 @@ def test_question_and_answer() -> None:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (ANSWER_BYTES + 1) + b"x" * (ANSWER_BYTES + 1), UpstreamBodyTooLarge),
         (b"nonsense\r\n\r\n", UpstreamProtocolError),
+        (SWITCH, UpstreamProtocolError),
         (None, UpstreamClosed),
     ],
-    ids=["large", "malformed", "closed"],
+    ids=["large", "malformed", "switched", "closed"],
 )
 def test_failures(answer: bytes | None, kind: type) -> None:
     """Each is an UpstreamError, given once."""

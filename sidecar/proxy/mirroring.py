@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from sidecar.codec.grpc import UNKNOWN, http_status, status_in
-from sidecar.errors import DownstreamClosed, SidecarError, UpstreamClosed, UpstreamError, UpstreamTimeout
+from sidecar.errors import DownstreamClosed, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
 from sidecar.matching import compile_header_match
@@ -289,6 +289,8 @@ class Shadow:
 
     def response_head(self, head: ResponseHead) -> None:
         """The answer: only whether it is an error matters."""
+        if head.status == 101:
+            self.fail(UpstreamProtocolError("the mirror switched to a protocol that it was not asked for"))
         if head.status < 200 or self.finished:
             return
         self.runtime.stats.counters["responses"] += 1

@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamClosed, UpstreamError, UpstreamTimeout
+from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
 from sidecar.message import RequestHead, ResponseHead
@@ -97,6 +97,8 @@ class Call:
         return self._stream
 
     def response_head(self, head: ResponseHead) -> None:
+        if head.status == 101:
+            self._end(UpstreamProtocolError(f"{self._who} that switches to a protocol that it was not asked for"))
         if head.status < 200:
             return
         self._head = head

@@ -13,7 +13,7 @@ from sidecar.model import CircuitBreakers, Cluster, Endpoint, Mirror, ValueMatch
 from sidecar.proxy.mirroring import MirrorRuntime, MirrorStats, shadow_host
 from sidecar.testing import make_request
 from sidecar.upstream.pool import Connector
-from tests.memory import CHUNKED, GET, OK, POST, UPGRADE, Attempt, FirstUntried, World, body_of, retry_rules
+from tests.memory import CHUNKED, GET, OK, POST, SWITCH, UPGRADE, Attempt, FirstUntried, World, body_of, retry_rules
 
 NEXT = Address("127.0.0.1", 9090)
 
@@ -270,3 +270,15 @@ def test_what_the_copy_says() -> None:
 def test_hosts(host: bytes, shadow: bytes) -> None:
     """The port stays behind."""
     assert shadow_host(host) == shadow
+
+
+def test_a_mirror_that_switches_protocols_is_given_up() -> None:
+    """Nobody asked for that; what it sends would be kept for ever."""
+    world = Mirrored(timeout=0.0)
+    _, app = world.send(GET)
+    copy = world.copies[0].succeed()
+    copy.receive(SWITCH)
+    assert copy.aborted
+    app.receive(OK)
+    world.ended_once(200)
+    world.counted(requests=1, failures=1)
