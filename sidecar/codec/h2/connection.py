@@ -14,34 +14,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sidecar.codec.h2 import events as happened
+from sidecar.codec.h2.events import JOINED_BELOW
 from sidecar.codec.h2.frames import (
     ACK,
     CONTINUATION,
-    DATA,
     DEFAULT_WINDOW,
     ENABLE_CONNECT_PROTOCOL,
     ENABLE_PUSH,
-    END_HEADERS,
-    END_STREAM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     HEADER_TABLE_SIZE,
-    HEADERS,
     INITIAL_WINDOW_SIZE,
     LARGEST_MAX_FRAME,
+    LARGEST_STREAM_ID,
     LARGEST_WINDOW,
+    LAST_DATA,
+    LAST_HEAD,
     MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE,
     MAX_HEADER_LIST_SIZE,
     NO_RFC7540_PRIORITIES,
-    PADDED,
     PING,
     PREFACE,
-    PRIORITIZED,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     SETTINGS,
     SMALLEST_MAX_FRAME,
+    WHOLE_HEAD,
     frame,
     goaway_frame,
     pack_head,
@@ -51,14 +50,13 @@ from sidecar.codec.h2.frames import (
     settings_frame,
     window_update_frame,
 )
-from sidecar.codec.h2.limits import H2Limits
-from sidecar.codec.h2.receiving import Events, ReceivingHalf, Violation
+from sidecar.codec.h2.limits import SMALL_OCTETS, H2Limits
+from sidecar.codec.h2.receiving import AFTER_DATA, AFTER_LAST_DATA, ReceivingHalf
+from sidecar.codec.h2.refusing import Events, Violation
 from sidecar.codec.h2.sending import FRAME_HEAD_OCTETS
-from sidecar.codec.h2.streams import RECV_RESET, RECV_WINDOW, RESET_RECEIVED, TABLE, TAKE, Stream
+from sidecar.codec.h2.streams import CLOSED, NO_HEAD, NO_LENGTH, RECV_RESET, RECV_WINDOW, REFUSED, RESET_RECEIVED, TABLE, TAKE, Stream
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
-
-# With none of these but END_HEADERS a HEADERS frame is a whole block and nothing else.
-_UNUSUAL_HEADERS = END_HEADERS | PADDED | PRIORITIZED
+from sidecar.message import END
 
 
 class H2Connection(ReceivingHalf):
@@ -168,34 +166,86 @@ class H2Connection(ReceivingHalf):
         return min(len(expected), len(data))
 
     def _read_frames(self, data: bytes, position: int, events: Events) -> int:
-        """Take every whole frame; the position of the first octet not taken."""
-        most = self.limits.frame_octets << 8 | 0xFF
+        """Take every whole frame; the position of the first octet not taken. Usual DATA is taken here, because a call would cost as much as the taking."""
+        largest = self.limits.frame_octets
+        most = -1 if self._special else largest
         start = position + 9  # of the next frame's payload
         end = len(data)
         self._needed = 9
+        streams = self._streams
+        uncounted = self._uncounted
+        # What the connection's window allows in any case needs no looking at it for each frame.
+        is_allowed = end <= self._window.left
+        frames = octets = 0  # of DATA, to be counted at the end
         while start <= end:
-            head, flags, stream_id = read_head(data, start - 9)
-            kind = head & 0xFF
-            stop = start + (head >> 8)
-            if head > most:
-                raise Violation(FRAME_SIZE_ERROR, f"a frame of {head >> 8} octets, more than the {most >> 8} announced")
-            if stream_id > 0x7FFFFFFF:
-                stream_id &= 0x7FFFFFFF  # the reserved bit (section 4.1)
-            if self._special:
-                self._check_special(kind, flags, stream_id)
-            if stop > end:
-                self._needed = stop - start + 9
-                break
-            if kind == DATA:
-                self._take_data(flags, stream_id, data[start:stop], events)
-            elif kind == HEADERS and flags & _UNUSUAL_HEADERS == END_HEADERS and stream_id:
-                self._take_block(stream_id, flags & END_STREAM, data[start:stop], events)
-            elif kind < 10:
-                _TAKERS[kind](self, flags, stream_id, data[start:stop], events)
+            large, size, kind, stream_id = read_head(data, start - 9)
+            stop = start + size
+            if stop > end or size > most or large:
+                size += large << 16
+                stop = start + size
+                if size > largest:
+                    raise Violation(FRAME_SIZE_ERROR, f"a frame of {size} octets, more than the {largest} announced")
+                if self._special:
+                    self._check_special(kind >> 8, kind & 0xFF, stream_id & LARGEST_STREAM_ID)
+                if stop > end:
+                    self._needed = size + 9
+                    break
+                most = largest
+            stream = streams.get(stream_id)
+            if WHOLE_HEAD <= kind <= LAST_HEAD:
+                if stream is None:
+                    self._take_first_head(stream_id, kind == LAST_HEAD, data[start:stop], events)
+                elif stream.remaining == NO_HEAD and self.is_client:
+                    self._take_response(stream, kind == LAST_HEAD, data[start:stop], events)
+                else:
+                    self._take_trailers(stream, kind == LAST_HEAD, data[start:stop], events)
+                start = stop + 9
+                continue
+            after = REFUSED
+            if kind <= LAST_DATA and stream is not None and is_allowed and stream.window is None:
+                taken = stream.taken + size
+                remaining = stream.remaining
+                if taken > uncounted:
+                    pass
+                elif kind == LAST_DATA:
+                    if remaining in (NO_LENGTH, size):
+                        after = AFTER_LAST_DATA[stream.state]
+                elif remaining == NO_LENGTH and size >= SMALL_OCTETS:
+                    after = AFTER_DATA[stream.state]
+            if after == REFUSED:
+                # Anything else. It may ask how many frames came before.
+                self.received_data_frames += frames
+                frames = 0
+                self._take_frame(kind >> 8, kind & 0xFF, stream_id & LARGEST_STREAM_ID, data[start:stop], events)
+                if self._special:
+                    most = -1
             else:
-                self._spend_ignored()  # section 5.5
+                assert stream is not None
+                frames += 1
+                octets += size
+                if size < JOINED_BELOW and events and type(events[-1][1]) is bytes:
+                    happened.join(stream_id, data[start:stop], events)
+                elif size:
+                    events.append((stream_id, data[start:stop]))
+                if kind == LAST_DATA:
+                    events.append((stream_id, END))
+                    if after == CLOSED:
+                        self._forget(stream, CLOSED)
+                    else:
+                        stream.state = after
+                else:
+                    stream.taken = taken
             start = stop + 9
+        self.received_data_frames += frames
+        if octets and (increment := self._window.pass_on(octets)):
+            self._out.append(window_update_frame(0, increment))
         return start - 9
+
+    def _take_frame(self, kind: int, flags: int, stream_id: int, payload: bytes, events: Events) -> None:
+        if kind < len(_TAKERS):
+            _TAKERS[kind](self, flags, stream_id, payload, events)
+        else:
+            self._spend_ignored()  # section 5.5
 
     def _check_special(self, kind: int, flags: int, stream_id: int) -> None:
         if self._block_stream:
@@ -271,6 +321,7 @@ class H2Connection(ReceivingHalf):
         change = self.limits.stream_window - self._initial_window
         if change < 0:
             self._initial_window += change
+            self._uncounted = (self._initial_window - 1) // 2
             for stream in self._streams.values():
                 if stream.window is not None:
                     stream.window.resize(change)

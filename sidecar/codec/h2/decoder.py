@@ -36,12 +36,13 @@ class CompressionError(Exception):
 class Decoder:
     """One direction of one connection. `table_octets`: the size of the dynamic table that we announced.
 
-    `memory`: block -> whatever the caller made of it; cleared when the table changes. Callers put things in through `remember`.
+    `memory`: block -> whatever the caller made of it; cleared when the table changes. Callers put things in through `remember`, and who finds one there without
+    `recall` sets `was_used`.
     """
 
     __slots__ = (
-        "_added", "_adding", "_adding_room", "_adding_used", "_announced", "_limit", "_must_shrink", "_room", "_size", "_table", "_used",
-        "may_remember", "memory",
+        "_added", "_adding", "_adding_room", "_adding_used", "_announced", "_limit", "_must_shrink", "_room", "_size", "_table",
+        "may_remember", "memory", "was_used",
     )  # fmt: skip
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
@@ -54,7 +55,7 @@ class Decoder:
         self.memory: dict[bytes, Any] = {}
         self.may_remember = False  # did the last block change nothing, and hold nothing never to be kept?
         self._room = REMEMBERED_BLOCKS
-        self._used = False
+        self.was_used = False
         # What the last block added, the newest first, if its fields do not depend on the dynamic table; else None.
         self._added: list[Field] | None = None
         # block -> (what the caller made of it, what it adds, the size of that)
@@ -84,7 +85,7 @@ class Decoder:
         if found is not None:
             if type(found) is not kind:
                 return None
-            self._used = True
+            self.was_used = True
             return found
         adding = self._adding.get(block)
         if adding is None or type(adding[0]) is not kind:
@@ -110,7 +111,7 @@ class Decoder:
         self._room -= 1
         if self._room >= 0:
             self.memory[block] = meaning
-        elif self._used or self._room < -PASSED_BLOCKS:
+        elif self.was_used or self._room < -PASSED_BLOCKS:
             self._forget()
 
     def _remember_adding(self, block: bytes, meaning: Any, added: list[Field]) -> None:
@@ -125,7 +126,7 @@ class Decoder:
     def _forget(self) -> None:
         self.memory.clear()
         self._room = REMEMBERED_BLOCKS
-        self._used = False
+        self.was_used = False
 
     def decode(self, block: bytes) -> list[Field]:
         """The fields of a whole block, in order. Raises `CompressionError`.

@@ -293,15 +293,6 @@ def write_response(head: ResponseHead, encoder: Encoder) -> bytes:
     return encoder.encode(head.headers.fields, start) if known is None else encoder.encode_known(known, head.headers.fields, start)
 
 
-def request_head(parts: RequestParts, end: bool) -> RequestHead:
-    """A head of its own from parts that may be shared."""
-    method, path, authority, scheme, fields, length, upgrade, expects = parts
-    if length is None and end:
-        length = 0
-    known = fields if type(fields) is KnownFields else None
-    return RequestHead(method, path, authority, Headers(fields[:]), 20, scheme, length, end, upgrade, expects, known)
-
-
 def lasting_request(parts: RequestParts) -> RequestParts:
     """The same, to be kept for the next such head."""
     return (*parts[:4], KnownFields(parts[4]), *parts[5:])

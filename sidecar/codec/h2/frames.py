@@ -47,10 +47,13 @@ DEFAULT_WINDOW = 65_535
 LARGEST_WINDOW = 2**31 - 1
 LARGEST_STREAM_ID = 2**31 - 1
 
-# A frame's head as (length << 8 | type, flags, stream id): three integers are quicker to take apart than a length in 24 bits.
-HEAD = Struct(">IBI")
-pack_head = HEAD.pack
-read_head = HEAD.unpack_from
+# A frame's head, to be written, as (length << 8 | type, flags, stream id): there are no integers of 24 bits.
+pack_head = Struct(">IBI").pack
+# And to be read, as (length >> 16, length & 0xFFFF, type << 8 | flags, stream id): nothing has to be taken apart of a frame of usual size.
+read_head = Struct(">BHHI").unpack_from
+# Types with their flags as `read_head` gives them: DATA and its last frame, a head in one frame and the same with the message's end.
+PLAIN_DATA, LAST_DATA = DATA << 8, DATA << 8 | END_STREAM
+WHOLE_HEAD, LAST_HEAD = HEADERS << 8 | END_HEADERS, HEADERS << 8 | END_HEADERS | END_STREAM
 
 _SETTING = Struct(">HI")
 _WITH_NUMBER = Struct(">IBII")

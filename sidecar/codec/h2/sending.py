@@ -94,6 +94,7 @@ class SendingHalf:
         "_encoder",
         "_ended",
         "_frame_octets",
+        "_is_leaving",
         "_last_accepted",
         "_last_peer_stream",
         "_next_stream",
@@ -135,6 +136,7 @@ class SendingHalf:
         self._next_stream = 1
         self._last_peer_stream = 0
         self._last_accepted = LARGEST_STREAM_ID  # what our last GOAWAY said
+        self._is_leaving = False  # and whether it named a stream
 
     # -- streams -----------------------------------------------------------------------------------------------------------------------------
 
@@ -178,7 +180,7 @@ class SendingHalf:
         if len(self._streams) >= peer.concurrent_streams or stream_id > LARGEST_STREAM_ID or self.is_peer_leaving:
             return None
         self._next_stream = stream_id + 2
-        stream = self._streams[stream_id] = Stream(stream_id, HALF_LOCAL if end else OPEN, peer.stream_window, False, True)
+        stream = self._streams[stream_id] = Stream(stream_id, HALF_LOCAL if end else OPEN, peer.stream_window, head_sent=True)
         if head.upgrade is not None:
             stream.tunnel = head.upgrade
         elif head.method == b"CONNECT":
@@ -327,6 +329,7 @@ class SendingHalf:
         """
         last = min(self._last_peer_stream if last is None else last, self._last_accepted)
         self._last_accepted = last
+        self._is_leaving = last < LARGEST_STREAM_ID
         self._out.append(goaway_frame(last, code, debug))
 
     def consumed(self, stream_id: int, octets: int) -> None:

@@ -120,8 +120,10 @@ TABLE: tuple[tuple[Step, ...], ...] = tuple(
 REFUSED = -1
 AFTER: tuple[tuple[int, ...], ...] = tuple(tuple(steps[each][1] if steps[each][0] == TAKE else REFUSED for steps in TABLE) for each in range(INPUT_COUNT))
 
-# What is known of the message coming in on a stream (section 8.1): its head is awaited (perhaps after informational ones), or it came.
+# What is known of the message coming in on a stream (section 8.1), where no Content-Length tells how much of its body is to come: nothing does; its final
+# head is awaited.
 NO_LENGTH = -1
+NO_HEAD = -2
 
 
 class Backlog:
@@ -148,15 +150,14 @@ class Stream(msgspec.Struct, eq=False, gc=False):
     id: int
     state: int
     send_window: int
-    has_head: bool = False  # the final head came in
-    head_sent: bool = False  # the final head went out
+    remaining: int = NO_HEAD  # octets of body that Content-Length still promises, or one of the above
     tunnel: bytes | None = None  # the protocol of an extended CONNECT, b"" for CONNECT: its data is not a message's body
+    head_sent: bool = False  # the final head went out
     is_head_request: bool = False
     is_discarded: bool = False  # what comes in is dropped: the head was refused and is being answered
     informational: int = 0  # 1xx heads that came in
-    remaining: int = NO_LENGTH  # octets of body that Content-Length still promises
     window: ReceiveWindow | None = None
-    taken: int = 0  # without a window: octets of DATA that came, and of these those that were consumed
+    taken: int = 0  # without a window: octets of DATA that came (but for the last frame), and of these those that were consumed
     given: int = 0
     backlog: Backlog | None = None
     batch: int = -1  # the batch in which our last frame stands, and where: END_STREAM can still be set on it

@@ -72,10 +72,10 @@ def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:
     """(type, flags, stream id, payload) of whole frames."""
     found = []
     while data:
-        head, flags, stream_id = read_head(data)
-        stop = 9 + (head >> 8)
+        large, size, kind, stream_id = read_head(data)
+        stop = 9 + (large << 16) + size
         assert stop <= len(data), "a frame is cut"
-        found.append((head & 0xFF, flags, stream_id, data[9:stop]))
+        found.append((kind >> 8, kind & 0xFF, stream_id, data[9:stop]))
         data = data[stop:]
     return found
 

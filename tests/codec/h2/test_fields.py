@@ -21,7 +21,9 @@ EXTENDED = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
 
 
 def read(pairs: list[tuple[bytes, bytes]], connect_protocol: bool = True) -> RequestHead:
-    return heads.request_head(heads.read_request([received_field(*pair) for pair in pairs], connect_protocol), False)
+    method, path, authority, scheme, fields, *rest = heads.read_request([received_field(*pair) for pair in pairs], connect_protocol)
+    length, upgrade, expects = rest
+    return RequestHead(method, path, authority, Headers(fields), 20, scheme, length, False, upgrade, expects)
 
 
 def sent(block: bytes) -> list[tuple[bytes, bytes]]:

@@ -24,8 +24,8 @@ def test_frames_are_the_octets_that_another_implementation_writes(ours: bytes, t
 
 
 def test_the_head_of_a_frame_comes_back_as_written() -> None:
-    head, flags, stream_id = frames.read_head(frames.frame(frames.HEADERS, 0x25, 2**31 - 1, b"x" * 70_000))
-    assert (head >> 8, head & 0xFF, flags, stream_id) == (70_000, frames.HEADERS, 0x25, 2**31 - 1)
+    large, size, kind, stream_id = frames.read_head(frames.frame(frames.HEADERS, 0x25, 2**31 - 1, b"x" * 70_000))
+    assert ((large << 16) + size, kind >> 8, kind & 0xFF, stream_id) == (70_000, frames.HEADERS, 0x25, 2**31 - 1)
 
 
 def test_settings_are_read_in_order_with_repetitions() -> None:
