@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.errors import ConnectFailed
 from sidecar.model import Endpoint, Hedge, Retry, Route, SubsetLB, TCPProxy, WeightedCluster
 from sidecar.routes import _silent_after, tcp_target
 from tests.upstream.test_members import at
@@ -54,6 +55,8 @@ def test_subsets() -> None:
     both = tuple(pool for pool in connector.pools if pool.address.port in first)
     assert connector.dial(side, both, match) is None and not side.errors
     assert connector.dial(side, (), (("v", "9"),)) is None and "v=9" in side.errors[0].sentence
+    connector.dial(side, both[:1], match).connection_failed(ConnectFailed("refused"))
+    assert [pool.is_failing for pool in both] == [False, True] and both[1].failures == 1
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class RawConnection:
         """There will be no connection."""
         if not self._done:
             self._done = True
-            self._pool.failures += 1
+            self._pool.found_nobody()
             self._connector.counters["connect_failures"] += 1
             if self._connector.observe is not None:
                 self._connector.observe(self._pool, BROKEN, 0.0)
