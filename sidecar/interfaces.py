@@ -251,7 +251,7 @@ class IHealthCheck(Interface):
 
     def check(probe: Any) -> object:
         """Called again and again for each endpoint of the cluster, for several endpoints at a time, never twice at once for the same one. `probe`: `IProbe`, valid until the answer. Returns None when
-        the endpoint is well and `Unwell(reason)` when it is not, or a Deferred or coroutine of that, which is cancelled when the check's timeout is over. To raise an `UpstreamError`, as the probe's
+        the endpoint is well, `DEGRADED` when it is and can do less than others, and `Unwell(reason)` when it is not, or a Deferred or coroutine of that, which is cancelled when the check's timeout is over. To raise an `UpstreamError`, as the probe's
         methods do, is a failure for that reason; to raise anything else is a failure that names the plugin (with `fail_open: true` it says nothing against the endpoint)."""
 
 

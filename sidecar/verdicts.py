@@ -110,7 +110,13 @@ class Unwell:
     is_absent: bool = False
 
 
+@attrs.frozen
+class Degraded:
+    """The health check says that the endpoint is well and can do less than others: it gets requests only where these do not suffice."""
+
+
 ALLOW = Allow()
+DEGRADED = Degraded()
 
 
 @attrs.frozen

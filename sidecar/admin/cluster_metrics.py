@@ -22,6 +22,7 @@ def register_cluster_metrics(sidecar: Any, add: Callable[..., None]) -> None:
         ("pending", "Requests waiting for a connection now.", lambda each: each.pending),
         ("endpoints", "Endpoints, those with weight 0 and those that drain left out.", lambda each: _counts(each)[1]),
         ("endpoints_healthy", "Of these, the ones that nobody says anything against.", lambda each: _counts(each)[0]),
+        ("endpoints_degraded", "Of all, the ones that are used only where the healthy ones do not suffice.", _degraded),
         ("endpoints_draining", "Endpoints that left the cluster and still have connections.", lambda each: len(each.members.retired)),
         ("panicking", "1 while a priority has too few healthy endpoints and uses all.", lambda each: int(each.members.usage.is_panicking)),
     ):
@@ -67,6 +68,10 @@ def _counts(connector: Any) -> tuple[int, int]:
     """(healthy, all)."""
     counts = [level.counts for level in connector.members.usage.levels]
     return sum(well for well, _ in counts), sum(total for _, total in counts)
+
+
+def _degraded(connector: Any) -> int:
+    return sum(level.degraded for level in connector.members.usage.levels)
 
 
 def _endpoints(sidecar: Any, read: Callable[[Any], float]) -> Callable[[], Numbers]:

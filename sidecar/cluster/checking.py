@@ -19,17 +19,17 @@ NOT_YET = "not checked yet"
 
 class CheckState:
     """One endpoint under one check. `state`: UNCHECKED, HEALTHY or UNHEALTHY, `since` then. `reason`: of the last failure, "" before one.
-    `is_absent`: then nobody was there. `in_row`: results in a row that speak against the state. `checked_at`: end of the last probe, None before. All times in
-    seconds of one clock.
+    `is_absent`: then nobody was there. `is_degraded`: as the last success told. `in_row`: results in a row that speak against the state. `checked_at`: end
+    of the last probe, None before. All times in seconds of one clock.
     """
 
-    __slots__ = ("checked_at", "in_row", "is_absent", "is_spread", "probes", "reason", "since", "state", "succeeded_last")
+    __slots__ = ("checked_at", "in_row", "is_absent", "is_degraded", "is_spread", "probes", "reason", "since", "state", "succeeded_last")
 
     def __init__(self, now: float) -> None:
         self.state = UNCHECKED
         self.since = now
         self.reason = ""
-        self.is_absent = False
+        self.is_absent = self.is_degraded = False
         self.in_row = 0
         self.probes = 0
         self.checked_at: float | None = None
@@ -37,9 +37,9 @@ class CheckState:
         # Has the second probe been set apart from those of endpoints that came at the same time?
         self.is_spread = False
 
-    def succeeded(self, settings: HealthCheck, now: float) -> bool:
+    def succeeded(self, settings: HealthCheck, now: float, is_degraded: bool = False) -> bool:
         """A probe went well. Did the state change?"""
-        self.is_absent = False
+        self.is_absent, self.is_degraded = False, is_degraded
         self._ended(True, now)
         if self.state is HEALTHY:
             self.in_row = 0
@@ -95,6 +95,7 @@ class CheckState:
         """What `/clusters` shows."""
         return {
             "state": self.state,
+            "degraded": self.is_degraded,
             "for_seconds": round(now - self.since, 1),
             "probes": self.probes,
             "last_result": "none yet" if self.checked_at is None else "success" if self.succeeded_last else "failure",

@@ -20,14 +20,18 @@ from sidecar.model import Cluster, Locality, LocalityLB
 
 Match = tuple[tuple[str, str], ...]
 
+# What discovery may say of an endpoint that gets new requests.
+USED = frozenset({"healthy", "degraded"})
+
 
 @attrs.define
 class Group:
     """Endpoints of one locality in one level, those with weight 0 left out. `uncounted`: those that drain anyway, or are new and not checked yet;
-    `staying`: the others; `well`: of them; `present`: those of them to be used in panic."""
+    `staying`: the others; `well` and `degraded`: of them; `present`: those of them to be used in panic."""
 
     staying: list[Any] = attrs.field(factory=list)
     well: list[Any] = attrs.field(factory=list)
+    degraded: list[Any] = attrs.field(factory=list)
     uncounted: list[Any] = attrs.field(factory=list)
 
     @property
@@ -48,6 +52,7 @@ class Level:
     zone_shares: dict[Locality, float] | None = None
     zone_routing: str = ""
     share: float = 0.0
+    degraded_share: float = 0.0
     is_panicking: bool = False
 
     @property
@@ -55,22 +60,32 @@ class Level:
         """(well, all that count)."""
         return sum(len(group.well) for group in self.groups.values()), sum(len(group.staying) for group in self.groups.values())
 
+    @property
+    def degraded(self) -> int:
+        """How many of these are degraded."""
+        return sum(len(group.degraded) for group in self.groups.values())
+
 
 @attrs.define
 class Leaf:
-    """`key`: the same for the same group of endpoints before and after a change. `share`: of the requests; 0 for those that are only asked when others were
-    tried.
+    """`key`: the same for the same group of endpoints before and after a change (priority, distance, place, is it of degraded ones). `share`: of the requests;
+    0 for those that are only asked when others were tried.
     """
 
-    key: tuple[int, int, Locality | None]
+    key: tuple[int, int, Locality | None, bool]
     share: float
     endpoints: list[Any]
 
 
 def is_well(endpoint: Any) -> bool:
-    """Does nobody say anything against it: discovery, active checks, its own answers?"""
+    """Does nobody say anything against it: discovery, active checks, its own answers? It may be degraded."""
     health = endpoint.health
-    return endpoint.configured.health == "healthy" and endpoint.check_failure is None and (health is None or not health.is_ejected)
+    return endpoint.configured.health in USED and endpoint.check_failure is None and (health is None or not health.is_ejected)
+
+
+def is_degraded(endpoint: Any) -> bool:
+    """Is it to be used only where the healthy ones do not suffice, as discovery or a check says (Envoy: degraded)?"""
+    return bool(endpoint.is_degraded or endpoint.configured.health == "degraded")
 
 
 def matching(endpoints: Iterable[Any], match: Match, slices: Slices) -> Generator[None, None, list[Any]]:
@@ -111,16 +126,18 @@ def levelled(
             continue
         group.staying.append(endpoint)
         if is_well(endpoint):
-            group.well.append(endpoint)
+            (group.degraded if is_degraded(endpoint) else group.well).append(endpoint)
     ordered = [levels[key] for key in sorted(levels)]
     for level in ordered:
         if not level.counts[1]:
             # They are missed by nobody, unless nobody else is there.
             for group in level.groups.values():
                 group.staying = group.uncounted
-    shares = spread([level.counts for level in ordered], cluster.overprovisioning_factor, cluster.healthy_panic_threshold)
-    for level, (share, panics) in zip(ordered, shares, strict=True):
-        level.share, level.is_panicking = share, panics
+    counts = [(level.counts[0], level.degraded, level.counts[1]) for level in ordered]
+    shares = spread(counts, cluster.overprovisioning_factor, cluster.healthy_panic_threshold)
+    for level, (share, degraded, panics) in zip(ordered, shares, strict=True):
+        # One that panics uses all of its endpoints alike.
+        level.share, level.degraded_share, level.is_panicking = (share + degraded, 0.0, True) if panics else (share, degraded, False)
     if all(level.is_panicking or not level.counts[1] for level in ordered):
         _share_by_presence(ordered)
     if mode == "zone_aware" and ordered:
@@ -151,29 +168,38 @@ def _share_by_presence(levels: Sequence[Level]) -> None:
 
 
 def leaves(levels: Sequence[Level], cluster: Cluster) -> list[Leaf]:
-    """Who is chosen among, in the order in which they are asked when those before were tried."""
+    """Who is chosen among, in the order in which they are asked when those before were tried: degraded ones after all others."""
     settings = cluster.locality_lb
     is_anybody_there = any(group.present for level in levels for group in level.groups.values())
-    found = []
+    found, degraded = [], []
     for level in levels:
-        if level.is_panicking and settings is not None and settings.fail_traffic_on_panic:
-            continue
-        parts: list[tuple[Locality | None, float, list[Any]]] = []
-        for place, group in level.groups.items():
-            used = group.well if not level.is_panicking else group.present if is_anybody_there else group.staying
-            if used:
-                parts.append((place, _weight(level, place, group, cluster), used))
-        if settings is not None and settings.mode == "zone_aware" and level.zone_shares is None and parts:
-            parts = [(None, 1.0, [endpoint for _, _, used in parts for endpoint in used])]
-        total = sum(weight for _, weight, _ in parts) or 1.0
-        found += [Leaf((level.priority, level.distance, place), level.share * weight / total, used) for place, weight, used in parts]
-    return found
+        if not level.is_panicking:
+            well = [(place, group, group.well) for place, group in level.groups.items()]
+            found += _of_level(level, level.share, well, False, cluster)
+            worse = [(place, group, group.degraded) for place, group in level.groups.items()]
+            degraded += _of_level(level, level.degraded_share, worse, True, cluster)
+        elif settings is None or not settings.fail_traffic_on_panic:
+            everybody = [(place, group, group.present if is_anybody_there else group.staying) for place, group in level.groups.items()]
+            found += _of_level(level, level.share, everybody, False, cluster)
+    return found + degraded
 
 
-def _weight(level: Level, place: Locality | None, group: Group, cluster: Cluster) -> float:
-    """Of one group among those of its level."""
-    if place is not None and level.zone_shares is not None:
-        return level.zone_shares.get(place, 0.0)
+def _of_level(level: Level, share: float, groups: Sequence[tuple[Locality | None, Group, list[Any]]], are_degraded: bool, cluster: Cluster) -> list[Leaf]:
+    """The leaves of one level, or of its degraded endpoints. `groups`: (place, group, those of it that are used)."""
     settings = cluster.locality_lb
-    weight = 1.0 if place is None or settings is None else float(weight_of(place, settings.weights))
-    return weight if level.is_panicking else locality_share(weight, len(group.well), len(group.staying), cluster.overprovisioning_factor)
+    zones = None if are_degraded else level.zone_shares
+    parts: list[tuple[Locality | None, float, list[Any]]] = []
+    for place, group, used in groups:
+        if not used:
+            continue
+        if zones is not None and place is not None:
+            weight = zones.get(place, 0.0)
+        else:
+            weight = 1.0 if place is None or settings is None else float(weight_of(place, settings.weights))
+            if not level.is_panicking:
+                weight = locality_share(weight, len(used), len(group.staying), cluster.overprovisioning_factor)
+        parts.append((place, weight, used))
+    if settings is not None and settings.mode == "zone_aware" and zones is None and parts:
+        parts = [(None, 1.0, [endpoint for _, _, used in parts for endpoint in used])]
+    total = sum(weight for _, weight, _ in parts) or 1.0
+    return [Leaf((level.priority, level.distance, place, are_degraded), share * weight / total, used) for place, weight, used in parts]

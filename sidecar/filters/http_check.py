@@ -10,11 +10,13 @@ from zope.interface import implementer
 from sidecar.headers import Headers
 from sidecar.interfaces import IHealthCheck
 from sidecar.model import Size
-from sidecar.verdicts import Unwell
+from sidecar.verdicts import DEGRADED, Degraded, Unwell
 
 # What of a body is read to find `receive` in it; health pages are short.
 BODY_BYTES = 64 * 1024
 USER_AGENT = b"sidecar-health-check"
+# An application that can do less than usual says so with this field of its answer, whatever its value (Envoy: degraded endpoints).
+DEGRADED_FIELD = b"x-envoy-degraded"
 
 
 @implementer(IHealthCheck)
@@ -61,14 +63,14 @@ class HTTPCheck:
         self._retriable = statuses(config.retriable_statuses)
         self._receive = config.receive.encode()
 
-    async def check(self, probe: Any) -> Unwell | None:
+    async def check(self, probe: Any) -> Unwell | Degraded | None:
         """See `IHealthCheck`."""
         answer = await probe.request(self._method, self._path, self._headers, limit_bytes=self._config.body_bytes)
         if answer.status not in self._expected:
             return Unwell(f"answered {answer.status}", at_once=answer.status not in self._retriable)
         if self._receive and self._receive not in answer.body:
             return Unwell(f"answered {answer.status} without {self._config.receive!r} in its body", at_once=True)
-        return None
+        return DEGRADED if DEGRADED_FIELD in answer.headers else None
 
 
 def _fields(config: HTTPCheck.Config) -> Headers:

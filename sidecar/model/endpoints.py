@@ -28,7 +28,7 @@ class Locality(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One address of a cluster; in YAML also just the address as a string. `priority`: 0 is used first, higher ones when too few of those before are
     healthy. `metadata`: names and values that subsets are chosen by. `health`: what is known of it from outside: "draining" and "unhealthy" get no new
-    requests. `hostname`: its own name, which health checks ask for.
+    requests, "degraded" those that the healthy ones cannot take. `hostname`: its own name, which health checks ask for.
     """
 
     address: Address
@@ -36,7 +36,7 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priority: Count = 0
     locality: Locality | None = None
     metadata: dict[str, str] = {}
-    health: Literal["healthy", "draining", "unhealthy"] = "healthy"
+    health: Literal["healthy", "degraded", "draining", "unhealthy"] = "healthy"
     hostname: str = ""
 
 

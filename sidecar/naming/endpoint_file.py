@@ -29,7 +29,7 @@ MAX_PRIORITY = 128  # Envoy: LocalityLbEndpoints.priority
 # What a person mends at a time; the rest is counted.
 PROBLEMS_SHOWN = 5
 
-Health = Literal["healthy", "draining", "unhealthy"]
+Health = Literal["healthy", "degraded", "draining", "unhealthy"]
 
 
 class _Place(Struct, frozen=True, forbid_unknown_fields=True):

@@ -31,7 +31,7 @@ class ByVersion(Connector):
         for pool in added:
             own = self.members.at(pool.address)
             if own is not None:
-                pool.check_failure, pool.is_absent = own.check_failure, own.is_absent
+                pool.check_failure, pool.is_absent, pool.is_degraded = own.check_failure, own.is_absent, own.is_degraded
             elif self.checks is not None:
                 pool.check_failure = NOT_YET  # we are about to take it up as well
 
@@ -41,12 +41,12 @@ class ByVersion(Connector):
         if self.h2_twin is not None:
             self.h2_twin.set_endpoints(endpoints)
 
-    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False) -> None:
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False, is_degraded: bool = False) -> None:
         """See `Connector`."""
-        super().set_checked(pool, is_healthy, reason, is_absent)
+        super().set_checked(pool, is_healthy, reason, is_absent, is_degraded)
         other = None if self.h2_twin is None else self.h2_twin.members.at(pool.address)
         if self.h2_twin is not None and other is not None:
-            self.h2_twin.set_checked(other, is_healthy, reason, is_absent)
+            self.h2_twin.set_checked(other, is_healthy, reason, is_absent, is_degraded)
 
     def add_subset(self, match: Match) -> None:
         """See `Connector`."""

@@ -20,7 +20,7 @@ class EndpointPool:
 
     __slots__ = (
         "_failed_after", "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle",
-        "is_absent", "is_closed", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
+        "is_absent", "is_closed", "is_degraded", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -51,6 +51,8 @@ class EndpointPool:
         self.check_failure: str | None = None
         # ... because nobody is there.
         self.is_absent = False
+        # They say that it can do less than others.
+        self.is_degraded = False
         # Since when it is well, seconds, where new ones start slowly; None: it is not.
         self.used_since: float | None = None
         # Does its share grow little by little when it becomes well, where new ones start slowly?

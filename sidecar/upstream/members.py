@@ -97,13 +97,21 @@ class Members:
         """The endpoint with this address, None when it is not in the cluster."""
         return self._by_address.get(address)
 
-    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False) -> None:
-        """What an active check found; `is_absent`: nobody is there. A success also ends an ejection (Envoy: successful_active_health_check_uneject_host)."""
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False, is_degraded: bool = False) -> None:
+        """What an active check found; `is_absent`: nobody is there; `is_degraded`: it is well, but to be spared. A success also ends an ejection (Envoy:
+        successful_active_health_check_uneject_host)."""
         failure = None if is_healthy else reason or "its active health check failed"
         is_changed = (pool.check_failure is None) != is_healthy
         pool.check_failure = failure
-        becomes_other = pool.is_absent != is_absent
-        pool.is_absent = is_absent
+        becomes_other = pool.is_absent != is_absent or pool.is_degraded != is_degraded
+        if pool.is_degraded != is_degraded:
+            _log.info(
+                "{cluster}: {endpoint} {what}",
+                cluster=self._cluster.name,
+                endpoint=pool.text,
+                what="is degraded, as its health check says" if is_degraded else "is not degraded any more",
+            )
+        pool.is_absent, pool.is_degraded = is_absent, is_degraded
         if is_changed:
             (_log.info if is_healthy else _log.warn)(
                 "{cluster}: {endpoint} {what}",

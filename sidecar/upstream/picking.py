@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from sidecar.cluster.grouping import is_well
+from sidecar.cluster.grouping import USED, is_degraded, is_well
 from sidecar.errors import NoHealthyEndpoint, PluginFailed, SidecarError
 
 _log = Logger(namespace="sidecar.upstream")
@@ -27,13 +27,16 @@ def better_untried(endpoints: Sequence[Any], chosen: Any, tried: tuple[Any, ...]
     """For another attempt of a request that failed at `tried`: an endpoint that may do better than the balancer's `chosen`, or `chosen`.
 
     The balancer knows only who is used now. When all of them were tried, one that was ejected for earlier answers may be well again, and is better than one
-    that failed a moment ago; and in panic one that is well is better than one that is not. Of those that are well, one whose latest attempt did not fail is
-    better: when all but one begin to fail, others' attempts have soon found out who it is. `match`: the metadata that the route asks for, or None.
+    that failed a moment ago; and in panic one that is well is better than one that is not, as it always is better than a degraded one. Of those that are well,
+    one whose latest attempt did not fail is better: when all but one begin to fail, others' attempts have soon found out who it is. `match`: the metadata that
+    the route asks for, or None.
     """
     if chosen in tried:
-        best, best_rank = chosen, 4
+        best, best_rank = chosen, 5
     elif not is_well(chosen):
-        best, best_rank = chosen, 3
+        best, best_rank = chosen, 4
+    elif is_degraded(chosen):
+        best, best_rank = chosen, 2
     elif chosen.is_failing:
         best, best_rank = chosen, 1
     else:
@@ -41,11 +44,11 @@ def better_untried(endpoints: Sequence[Any], chosen: Any, tried: tuple[Any, ...]
     if match is not None and not _has(chosen, match):
         match = None  # what was asked for is nowhere, and the cluster's fallback chose
     for each in _some(endpoints):
-        if not each.weight or each in tried or each.configured.health != "healthy" or each.check_failure is not None:
+        if not each.weight or each in tried or each.configured.health not in USED or each.check_failure is not None:
             continue
         if match is not None and not _has(each, match):
             continue
-        rank = 2 if not is_well(each) else 1 if each.is_failing else 0
+        rank = 3 if not is_well(each) else 2 if is_degraded(each) else 1 if each.is_failing else 0
         if rank < best_rank or (rank == best_rank and best is not chosen and each.configured.priority < best.configured.priority):
             best, best_rank = each, rank
     return best
@@ -58,7 +61,7 @@ def has_other(endpoints: Sequence[Any], tried: tuple[Any, ...], match: Any, also
     return any(
         each not in tried
         and each.weight
-        and (is_well(each) or (also_ejected and each.configured.health == "healthy" and each.check_failure is None))
+        and (is_well(each) or (also_ejected and each.configured.health in USED and each.check_failure is None))
         and _has(each, match or ())
         for each in _some(endpoints)
     )

@@ -143,11 +143,11 @@ class Connector:
         """
         self.members.set(endpoints)
 
-    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False) -> None:
+    def set_checked(self, pool: EndpointPool, is_healthy: bool, reason: str, is_absent: bool = False, is_degraded: bool = False) -> None:
         """An active check of this endpoint is over. Called after each check, also when nothing changed: a success ends an ejection by outlier detection,
         too. `reason`: for a person, of a failure; `is_absent`: which was that nobody is there.
         """
-        self.members.set_checked(pool, is_healthy, reason, is_absent)
+        self.members.set_checked(pool, is_healthy, reason, is_absent, is_degraded)
 
     def of(self, version: int) -> Connector:
         """Who serves requests that came in this version of HTTP (11, 20)."""

@@ -19,7 +19,7 @@ from sidecar.errors import ConnectFailed, UpstreamError
 from sidecar.model import HealthCheck
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.probe import Probe, ProbeConnector
-from sidecar.verdicts import Unwell
+from sidecar.verdicts import Degraded, Unwell
 
 _log = Logger(namespace="sidecar.health")
 
@@ -206,7 +206,7 @@ class Checker:
     def _answered(self, answer: Any, turn: Turn, probe: Probe) -> None:
         if turn.probe is not probe:
             return  # too late
-        if answer is not None and not isinstance(answer, Unwell):
+        if answer is not None and not isinstance(answer, Unwell | Degraded):
             self._account.failures += 1
             answer = Unwell(f"the plugin {self.name} answered {type(answer).__name__}, which is no verdict")
         self._close(turn)
@@ -239,26 +239,28 @@ class Checker:
         if probe is not None:
             probe.close()
 
-    def _ended(self, turn: Turn, problem: Unwell | None) -> None:
+    def _ended(self, turn: Turn, problem: Unwell | Degraded | None) -> None:
         self.running -= 1
         self.connector.rest(turn.asked)
         state, settings, now = turn.state, self.settings, self._seconds()
-        is_first = state.state is UNCHECKED
-        if problem is None:
+        is_first, was_degraded = state.state is UNCHECKED, state.is_degraded
+        if not isinstance(problem, Unwell):
             self.counters["success"] += 1
-            changed = state.succeeded(settings, now)
+            changed = state.succeeded(settings, now, problem is not None)
+            if state.is_degraded is not was_degraded and self._record is not None:
+                self._write(turn, "degraded_healthy_host" if state.is_degraded else "no_longer_degraded_host", is_first)
         else:
             self.counters["failure"] += 1
             changed = state.failed(settings, problem.reason, problem.at_once, now, problem.is_absent)
         turn.timer.set(now + state.delay(settings, self._saw_traffic or self._has_traffic(), self._dice()))
-        if self._record is not None and (changed or (problem is not None and settings.always_log_health_check_failures)):
-            self._write(turn, changed, is_first)
+        if self._record is not None and (changed or (isinstance(problem, Unwell) and settings.always_log_health_check_failures)):
+            event = "health_check_failure" if not changed else "add_healthy" if state.state is HEALTHY else "eject_unhealthy"
+            self._write(turn, event, is_first)
         self.told(turn.pool)
         self._pump()
 
-    def _write(self, turn: Turn, changed: bool, is_first: bool) -> None:
+    def _write(self, turn: Turn, event: str, is_first: bool) -> None:
         assert self._record is not None
-        event = "health_check_failure" if not changed else "add_healthy" if turn.state.state is HEALTHY else "eject_unhealthy"
         self._record({
             "health_checker_type": self.name, "cluster_name": self.connector.name, "host": turn.asked.text, "event": event, "first_check": is_first,
             "reason": "" if turn.state.succeeded_last else turn.state.reason,
@@ -322,9 +324,10 @@ class ClusterChecks:
 
     def counts(self) -> dict[str, int]:
         """Endpoints by state, for metrics."""
-        found = {"healthy": 0, "unhealthy": 0, "unchecked": 0}
+        found = {"healthy": 0, "degraded": 0, "unhealthy": 0, "unchecked": 0}
         for pool in self.checkers[0].turns:
-            found["unchecked" if pool in self._unchecked else "healthy" if pool.check_failure is None else "unhealthy"] += 1
+            state = "unchecked" if pool in self._unchecked else "unhealthy" if pool.check_failure is not None else "degraded" if pool.is_degraded else "healthy"
+            found[state] += 1
         return found
 
     def snapshot(self, pool: EndpointPool) -> list[dict[str, Any]]:
@@ -367,7 +370,7 @@ class ClusterChecks:
         if not is_healthy or pool.check_failure is not None or all(state.succeeded_last for _, state in states):
             # A failure below the threshold leaves the state as it is, but it is no success, which would end an ejection.
             is_absent = any(state.state is UNHEALTHY and state.is_absent for _, state in states)
-            self._connector.set_checked(pool, is_healthy, reason, is_absent)
+            self._connector.set_checked(pool, is_healthy, reason, is_absent, is_healthy and any(state.is_degraded for _, state in states))
         if is_first:
             self._look_if_done()
 

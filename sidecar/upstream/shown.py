@@ -6,7 +6,7 @@ from collections.abc import Generator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cluster.grouping import Level
+from sidecar.cluster.grouping import Level, is_degraded
 from sidecar.model import Locality
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.usage import why_out
@@ -61,8 +61,10 @@ def _level(level: Level) -> dict[str, Any]:
         "priority": level.priority,
         "distance": level.distance,
         "share": round(level.share, 4),
+        "degraded_share": round(level.degraded_share, 4),
         "panicking": level.is_panicking,
         "healthy": well,
+        "degraded": level.degraded,
         "endpoints": total,
         "localities": {
             str(place): {"healthy": len(group.well), "endpoints": len(group.staying), **_zone_share(level, place)}
@@ -88,6 +90,7 @@ def _endpoint(pool: EndpointPool, weight_scale: int) -> dict[str, Any]:
         "weight": configured.weight,
         "weight_now": round(pool.weight / weight_scale, 2),
         "healthy": not why_out(pool),
+        "degraded": is_degraded(pool),
         "discovery": configured.health,
         "check": "ok" if pool.check_failure is None else pool.check_failure,
         "outlier": pool.health.reason if pool.health is not None and pool.health.is_ejected else "ok",

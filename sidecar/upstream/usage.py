@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from sidecar.cluster import slow_start
 from sidecar.cluster.choice import Choice, Pick, SubsetChoice, nobody
-from sidecar.cluster.grouping import Leaf, Level, Match, is_well, leaves, levelled, matching
+from sidecar.cluster.grouping import USED, Leaf, Level, Match, is_well, leaves, levelled, matching
 from sidecar.cluster.slices import Slices
 from sidecar.cluster.zones import Callers, zone_of
 from sidecar.interfaces import IGradualBalancer, IOutcomeObserver
@@ -29,7 +29,7 @@ from sidecar.upstream.endpoint import EndpointPool
 _log = Logger(namespace="sidecar.upstream")
 
 Observe = Callable[[Any, int, float], None]
-_Key = tuple[Match | None, tuple[int, int, Locality | None]]
+_Key = tuple[Match | None, tuple[int, int, Locality | None, bool]]
 
 
 @attrs.define(eq=False)
@@ -238,7 +238,7 @@ def why_out(pool: EndpointPool) -> str:
     """Why it gets no new requests as long as nobody panics, in words that follow a number of endpoints; "" when it does get some."""
     if not pool.configured.weight:
         return "with weight 0"
-    if pool.configured.health != "healthy":
+    if pool.configured.health not in USED:
         return f"{pool.configured.health} as discovery tells"
     if pool.check_failure is not None:
         return "failing their health checks"

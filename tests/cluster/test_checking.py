@@ -135,6 +135,7 @@ def test_snapshot() -> None:
     """What a person sees: the state and since when, the last result and the last failure."""
     assert CheckState(0.0).snapshot(2.0)["last_result"] == "none yet"
     assert walk("+---+").snapshot(7.0) == {
-        "state": UNHEALTHY, "for_seconds": 3.0, "probes": 5, "last_result": "success", "last_failure": "failure 4", "last_probe_seconds_ago": 2.0,
+        "state": UNHEALTHY, "degraded": False, "for_seconds": 3.0, "probes": 5, "last_result": "success", "last_failure": "failure 4",
+        "last_probe_seconds_ago": 2.0,
     }  # fmt: skip
     assert "in_row=1" in repr(walk("-+"))

@@ -22,11 +22,12 @@ A, B, C = Locality(region="eu", zone="a"), Locality(region="eu", zone="b"), Loca
 class Peer:
     """As the path's endpoints are."""
 
-    def __init__(self, name: str = "x", check: str | None = None, ejected: bool = False, **configured: Any) -> None:
+    def __init__(self, name: str = "x", check: str | None = None, ejected: bool = False, degraded: bool = False, **configured: Any) -> None:
         self.name = name
         self.configured = model.Endpoint(address=Address(name, 80), **configured)
         self.check_failure = check
         self.is_absent = check == "absent"
+        self.is_degraded = degraded
         self.health = Health(name)
         self.health.ejected_until = 9.0 if ejected else 0.0
 
@@ -55,7 +56,16 @@ def shown(found: list[Leaf]) -> list[tuple[float, str]]:
 
 @pytest.mark.parametrize(
     ("peer", "well"),
-    [(Peer(), True), (Peer(health="draining"), False), (Peer(health="unhealthy"), False), (Peer(check="503"), False), (Peer(ejected=True), False)],
+    [
+        (Peer(), True),
+        (Peer(health="draining"), False),
+        (Peer(health="unhealthy"), False),
+        (Peer(check="503"), False),
+        (Peer(ejected=True), False),
+        (Peer(degraded=True), True),
+        (Peer(health="degraded"), True),
+        (Peer(health="degraded", check="503"), False),
+    ],
 )
 def test_is_well(peer: Peer, well: bool) -> None:
     """Anybody who says that it is ill is believed."""
@@ -128,7 +138,7 @@ def test_where_zones_cannot_count_they_do_not() -> None:
         ({}, Callers({A: 1}), {"locality_lb": LocalityLB(mode="zone_aware")}, "fewer than 6"),
     ):
         levels, found = grouped(peers, A, callers, **settings, **change)
-        assert shown(found) == [(1.0, "abc")] and reason in levels[0].zone_routing and found[0].key == (0, 0, None)
+        assert shown(found) == [(1.0, "abc")] and reason in levels[0].zone_routing and found[0].key == (0, 0, None, False)
     ill = [Peer("a", locality=A, check="x"), Peer("b", locality=B, check="x"), Peer("c", locality=B)]
     levels, found = grouped(ill, A, Callers({A: 1}), **ZONES)
     assert shown(found) == [(1.0, "abc")] and levels[0].zone_routing == "no: it panics"
@@ -142,6 +152,31 @@ def test_in_panic_traffic_may_fail() -> None:
     assert levels[0].is_panicking and found == []
     peers.append(Peer("z", priority=1))
     assert shown(grouped(peers, A, Callers({A: 1}), locality_lb=fails)[1])[-1][1] == "z"
+
+
+def test_degraded_ones_come_after_all_others() -> None:
+    """Whoever says it, discovery or a check; they get what healthy ones of all priorities lack, and those of the first priority first."""
+    peers = [Peer("a"), Peer("b", degraded=True), Peer("c", health="degraded"), Peer("y", priority=1), Peer("z", priority=1, degraded=True)]
+    levels, found = grouped(peers)
+    assert shown(found) == [(0.467, "a"), (0.533, "y"), (0.0, "bc"), (0.0, "z")] and levels[0].counts == (1, 3) and levels[0].degraded == 2
+    assert [leaf.key[3] for leaf in found] == [False, False, True, True]
+    assert shown(grouped(peers[:3])[1]) == [(0.467, "a"), (0.533, "bc")]
+    assert shown(grouped(peers[1:3])[1]) == [(1.0, "bc")]
+
+
+def test_degraded_ones_and_places() -> None:
+    """Near ones first also among them; weights of localities count for them; zones do not."""
+    peers = [Peer("a", locality=A), Peer("b", locality=A, degraded=True), Peer("c", locality=B, degraded=True), Peer("d", locality=B, degraded=True)]
+    assert shown(grouped(peers, A, locality_lb=LocalityLB(mode="prefer"))[1]) == [(0.7, "a"), (0.3, "b"), (0.0, "cd")]
+    weighted = LocalityLB(mode="weighted", weights={"eu/a": 3, "eu/b": 1})
+    assert shown(grouped(peers, **{"locality_lb": weighted})[1]) == [(0.35, "a"), (0.44, "b"), (0.21, "cd")]
+    assert shown(grouped(peers, A, Callers({A: 1}), **ZONES)[1]) == [(0.35, "a"), (0.65, "bcd")]
+
+
+def test_in_panic_degraded_ones_are_like_the_others() -> None:
+    """All are used alike then."""
+    peers = [Peer("a", check="x"), Peer("b", check="x"), Peer("c", degraded=True)]
+    assert shown(grouped(peers)[1]) == [(1.0, "abc")]
 
 
 def test_panic_uses_all_but_those_that_leave() -> None:
@@ -181,10 +216,11 @@ PEERS = st.builds(
     name=st.sampled_from("abcdefgh"),
     check=st.sampled_from([None, None, "x", "absent"]),
     ejected=st.booleans(),
+    degraded=st.booleans(),
     priority=st.integers(0, 2),
     weight=st.integers(0, 2),
     locality=st.sampled_from([None, A, B, C]),
-    health=st.sampled_from(["healthy", "healthy", "draining", "unhealthy"]),
+    health=st.sampled_from(["healthy", "healthy", "degraded", "draining", "unhealthy"]),
 )
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, strategies as st
 
-from sidecar.cluster.levels import locality_share, spread
+from sidecar.cluster import levels
+from sidecar.cluster.levels import locality_share
+
+
+def spread(counts: Sequence[tuple[int, int]], factor: int, panic: int) -> list[tuple[float, bool]]:
+    """Without degraded endpoints."""
+    found = levels.spread([(well, 0, total) for well, total in counts], factor, panic)
+    assert not any(each.degraded for each in found)
+    return [(each.share, each.panics) for each in found]
 
 
 def shares(*counts: tuple[int, int], panic: int = 50, factor: int = 140) -> list[int]:
@@ -70,6 +80,49 @@ def test_shares_are_shares(counts: list[tuple[int, int]], panic: int, factor: in
         assert not (panics and (whole or not total or 100 * well >= panic * total))
         if any(well for well, _ in counts) and not well and not panics:
             assert share == pytest.approx(0.0)
+
+
+# ((healthy, degraded) percent of each priority, (to healthy, to degraded) of each): Envoy's "Degraded endpoints" section of that page, and what follows of it.
+DEGRADED = [
+    ([(100, 0), (100, 0)], [(100, 0), (0, 0)]),
+    ([(72, 28)], [(100, 0)]),
+    ([(50, 50)], [(70, 30)]),
+    ([(0, 100)], [(0, 100)]),
+    ([(25, 75), (25, 75)], [(35, 30), (35, 0)]),
+    ([(5, 95), (100, 0)], [(7, 0), (93, 0)]),
+    ([(5, 0), (5, 95)], [(7, 0), (7, 86)]),
+    ([(5, 5), (5, 5)], [(25, 25), (25, 25)]),
+]
+
+
+@pytest.mark.parametrize(("counts", "expected"), DEGRADED)
+def test_degraded_ones_get_what_healthy_ones_lack(counts: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
+    """Those of all priorities together, before anybody panics."""
+    found = levels.spread([(well, degraded, 100) for well, degraded in counts], 140, 0)
+    assert [(round(100 * each.share), round(100 * each.degraded)) for each in found] == expected
+
+
+def test_degraded_ones_keep_from_panic() -> None:
+    """They are no ill ones: a priority panics when both kinds together are too few, and then all are used alike."""
+    assert not levels.spread([(10, 40, 100)], 140, 50)[0].panics
+    assert levels.spread([(10, 39, 100)], 140, 50) == [(1.0, 0.0, True)]
+    assert [each.panics for each in levels.spread([(10, 10, 100), (0, 60, 100)], 140, 50)] == [False, False], "together they are whole"
+    assert [each.panics for each in levels.spread([(10, 10, 100), (0, 50, 100)], 140, 50)] == [True, False]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20)), min_size=1),
+    st.integers(0, 100),
+    st.integers(100, 1000),
+)
+def test_shares_with_degraded_ones_are_shares(parts: list[tuple[int, int, int]], panic: int, factor: int) -> None:
+    """They sum to 1, and degraded endpoints get nothing while healthy ones suffice."""
+    found = levels.spread([(well, degraded, well + degraded + ill) for well, degraded, ill in parts], factor, panic)
+    assert sum(each.share + each.degraded for each in found) == pytest.approx(1.0)
+    enough = sum(min(100.0, factor * well / (well + degraded + ill)) for well, degraded, ill in parts if well) >= 100.0
+    for each, (well, degraded, _) in zip(found, parts, strict=True):
+        assert each.degraded >= -1e-9 and (degraded or each.degraded == pytest.approx(0.0))
+        assert not (enough and (each.degraded > 1e-9 or each.panics)) and (well or each.panics or not enough or each.share == pytest.approx(0.0))
 
 
 def test_locality_share() -> None:

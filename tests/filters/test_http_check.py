@@ -9,8 +9,9 @@ from twisted.internet.defer import ensureDeferred
 
 from sidecar.errors import ConnectFailed
 from sidecar.filters.http_check import HTTPCheck, statuses
+from sidecar.headers import Headers
 from sidecar.testing import FakeAnswer, FakeContext, FakeProbe
-from sidecar.verdicts import Unwell
+from sidecar.verdicts import DEGRADED, Degraded, Unwell
 
 
 def ask(probe: FakeProbe, **config: Any) -> Any:
@@ -72,10 +73,12 @@ def test_what_is_asked() -> None:
         ({}, FakeAnswer(500), Unwell("answered 500", at_once=True)),
         ({"retriable_statuses": ("500-504",)}, FakeAnswer(500), Unwell("answered 500")),
         ({"receive": "ok"}, FakeAnswer(200, body=b"all ok here"), None),
+        ({}, FakeAnswer(200, Headers.of([(b"X-Envoy-Degraded", b"")])), DEGRADED),
+        ({}, FakeAnswer(503, Headers.of([(b"x-envoy-degraded", b"true")])), Unwell("answered 503", at_once=True)),
         ({"receive": "ok"}, FakeAnswer(200, body=b"no"), Unwell("answered 200 without 'ok' in its body", at_once=True)),
     ],
 )
-def test_verdicts(config: dict[str, Any], answer: FakeAnswer, verdict: Unwell | None) -> None:
+def test_verdicts(config: dict[str, Any], answer: FakeAnswer, verdict: Unwell | Degraded | None) -> None:
     """Status first, then the body."""
     assert ask(FakeProbe(answer), **config) == verdict
 

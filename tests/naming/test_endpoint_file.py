@@ -92,7 +92,7 @@ def test_good_files(content: str, expected: tuple[Endpoint, ...]) -> None:
         ("- {address: a:1, weight: -1}\n", "1:26: expected an integer from 0 to 1000000, got '-1'"),
         ("- {address: a:1, weight: 1000001}\n", "1:26: expected an integer from 0 to 1000000, got '1000001'"),
         ("- {address: a:1, priority: 129}\n", "1:28: expected an integer from 0 to 128, got '129'"),
-        ("- {address: a:1, health: ill}\n", "1:26: expected one of healthy, draining, unhealthy, got 'ill'"),
+        ("- {address: a:1, health: ill}\n", "1:26: expected one of healthy, degraded, draining, unhealthy, got 'ill'"),
         ("- {address: a:1, metadata: [x]}\n", "1:28: expected a mapping, got a list"),
         ("- {address: a:1, locality: {city: x}}\n", "1:29: unknown key 'city'; expected region, zone, sub_zone"),
         ("- {address: a:1, address: b:1}\n", "1:18: the key 'address' stands here twice"),

@@ -90,6 +90,8 @@ def test_new_endpoints_are_checked_before_either_uses_them() -> None:
     world.turn()
     assert [each.check_failure for each in twin.pools] == [each.check_failure for each in first.pools] == [None, NOT_YET]
     assert {twin.pick(None, ()).address.port for _ in range(4)} == {8080}
+    first.set_checked(first.pools[0], True, "", is_degraded=True)
+    assert twin.pools[0].is_degraded
     first.set_checked(first.pools[1], False, "it says 500")
     first.set_endpoints([old])
     world.turn()

@@ -128,6 +128,17 @@ def test_whose_latest_attempt_failed_is_asked_later() -> None:
     assert better_untried(everybody, pools[3], (pools[2],), None) in (pools[0], pools[1])
 
 
+def test_a_degraded_one_is_the_better_choice_before_those_that_are_ill() -> None:
+    """Who is well is better, even where the latest attempt there failed."""
+    pools = named(3)
+    pools[1].is_degraded = True
+    pools[2].answered_badly()
+    everybody = [*(pools[number] for number in range(3)), ejected(pools[3])]
+    assert better_untried(everybody, pools[1], (pools[0],), None) is pools[2]
+    assert better_untried(everybody, pools[1], (pools[0], pools[2]), None) is pools[1]
+    assert better_untried(everybody, pools[3], (pools[0], pools[2]), None) is pools[1]
+
+
 def test_a_better_one_has_the_metadata_that_is_asked_for() -> None:
     """A subset stays a subset, unless nobody is in it and the fallback chose."""
     pools = {port: EndpointPool(Endpoint(address=Address("127.0.0.1", port), metadata={"v": "1" if port < 2 else "2"})) for port in range(1, 4)}

@@ -32,7 +32,7 @@ from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.pool import Connector
 from sidecar.upstream.probe import Probe, ProbeConnection, ProbeConnector, for_probes
 from sidecar.upstream.probing import Checker, ClusterChecks
-from sidecar.verdicts import Unwell
+from sidecar.verdicts import DEGRADED, Unwell
 from tests.memory import Attempt, FirstUntried
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -86,7 +86,7 @@ class World:
             name="app", endpoints=self.made(*range(1, endpoints + 1)), protocol=protocol, health_checks=checks, **more
         )  # type: ignore[arg-type]
         seconds, timer = self.clock.seconds, self.wheel.timer
-        self.connector = Connector(self.cluster, self.balancer, self._connect, seconds, timer, None)
+        self.connector = Connector(self.cluster, self.balancer, self._connect, seconds, timer, None, None, FirstUntried)
         self.accounts = [Account("health-check", check.check.name, fail_open) for check in checks]
         self.checkers = [self._checker(*each) for each in zip(checks, self.plugins, self.accounts, strict=True)]
         self.connector.checks = self.checks = ClusterChecks(self.connector, self.checkers)
@@ -132,6 +132,12 @@ class World:
     def used(self) -> list[int]:
         """The ports of the endpoints that the balancer may use."""
         return [pool.address.port for pool in self.balancer.endpoints]
+
+    @property
+    def grouped(self) -> tuple[list[int], list[int]]:
+        """The ports of those that are well, and of the degraded ones."""
+        [group] = self.connector.members.usage.levels[0].groups.values()
+        return [pool.address.port for pool in group.well], [pool.address.port for pool in group.degraded]
 
     def pool(self, port: int = 1) -> Any:
         return next(pool for pool in self.connector.pools if pool.address.port == port)
@@ -353,7 +359,7 @@ def test_endpoints_come_and_go() -> None:
     assert world.asked.probes == {} and world.checkers[0].running == 0
     world.walk(30)
     assert world.asked.order[:3] == [1, 2, 3] and set(world.asked.order[3:]) == {1}
-    assert world.checks.counts() == {"healthy": 1, "unhealthy": 0, "unchecked": 0}
+    assert world.checks.counts() == {"healthy": 1, "degraded": 0, "unhealthy": 0, "unchecked": 0}
 
 
 def test_a_cluster_that_grows_does_not_panic() -> None:
@@ -411,10 +417,41 @@ def test_events() -> None:
     }  # fmt: skip
 
 
+def test_degraded_endpoints() -> None:
+    """A success may say so; the endpoint is used where others do not suffice, until a success says nothing. It is not ill for it, in no check."""
+    world = World(Asked(), Asked(), endpoints=2)
+    for plugin, verdict in ((world.plugins[0], DEGRADED), (world.plugins[1], None)):
+        plugin.answer(1, verdict)
+        plugin.answer(2)
+    assert world.grouped == ([2], [1]) and world.why(1) is None and world.pool(1).is_degraded
+    assert world.checks.counts() == {"healthy": 1, "degraded": 1, "unhealthy": 0, "unchecked": 0}
+    shown = world.connector.snapshot()
+    assert [(each["healthy"], each["degraded"]) for each in shown["endpoints"]] == [(True, True), (True, False)]
+    assert shown["endpoints"][0]["health_checks"][0]["degraded"] and not shown["endpoints"][0]["health_checks"][1]["degraded"]
+    assert (shown["priorities"][0]["share"], shown["priorities"][0]["degraded_share"], shown["priorities"][0]["degraded"]) == (0.7, 0.3, 1)
+    world.walk(10.1)
+    for plugin in world.plugins:
+        for port in (1, 2):
+            plugin.answer(port)
+    assert world.grouped == ([1, 2], []) and not world.pool(1).is_degraded
+    events = [each["event"] for each in world.events if each["host"] == "127.0.0.1:1" and each["health_checker_type"] == "check0"]
+    assert events == ["degraded_healthy_host", "add_healthy", "no_longer_degraded_host"]
+
+
+def test_a_degraded_endpoint_that_fails_is_ill() -> None:
+    """And no more than that, whatever its last success said."""
+    world = World(unhealthy_threshold=1)
+    world.round(DEGRADED)
+    assert world.used == [1] and world.pool(1).is_degraded
+    world.round(ILL)
+    assert world.used == [] and not world.pool(1).is_degraded
+    assert world.checks.counts()["unhealthy"] == 1
+
+
 def test_what_is_shown() -> None:
     """`/clusters` has each check of each endpoint, and when it is asked again."""
     world = World()
-    assert world.checks.counts() == {"healthy": 0, "unhealthy": 0, "unchecked": 1}
+    assert world.checks.counts() == {"healthy": 0, "degraded": 0, "unhealthy": 0, "unchecked": 1}
     (shown,) = world.connector.snapshot()["endpoints"]
     assert shown["health_checks"][0]["probing"] is True and shown["health_checks"][0]["next_probe_in_seconds"] is None
     world.asked.answer(1, ILL)
@@ -423,8 +460,8 @@ def test_what_is_shown() -> None:
     assert shown["check"] == "check0 check: it is ill"
     assert shown["health_checks"] == [
         {
-            "check": "check0", "state": "unhealthy", "for_seconds": 1.0, "probes": 1, "last_result": "failure", "last_failure": "it is ill",
-            "last_probe_seconds_ago": 1.0, "probing": False, "next_probe_in_seconds": 9.0,
+            "check": "check0", "state": "unhealthy", "degraded": False, "for_seconds": 1.0, "probes": 1, "last_result": "failure",
+            "last_failure": "it is ill", "last_probe_seconds_ago": 1.0, "probing": False, "next_probe_in_seconds": 9.0,
         }
     ]  # fmt: skip
     assert "unhealthy" in repr(world.checkers[0].turns[world.pool()]) and "app" in repr(world.checkers[0]) and "app" in repr(world.checks)
