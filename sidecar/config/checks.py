@@ -28,6 +28,7 @@ from sidecar.model import (
     HTTPLimits,
     HTTPManager,
     Listener,
+    Mirror,
     Node,
     PluginRef,
     Redirect,
@@ -39,6 +40,7 @@ from sidecar.model import (
     ValueMatch,
     VirtualHost,
 )
+from sidecar.routing.normalize import wire_form, wire_prefix
 
 EXACTLY_ONE: dict[type, tuple[str, ...]] = {
     Route: ("cluster", "weighted_clusters", "redirect", "direct_response"),
@@ -83,6 +85,7 @@ def _regex(record: Record, key: str) -> re.Pattern[str] | None:
     if text is None:
         return None
     try:
+        re.compile(text.encode())  # requests are octets, for which some patterns for text are none
         return re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         record.problem(f"the regular expression {text!r} does not compile: {error}", key)
@@ -134,13 +137,28 @@ def route_match(record: Record) -> None:
             record.problem(f"expected a path that starts with '/', got {text!r}", key)
         if "?" in text or "#" in text:
             record.problem("the query is not part of the path; test it under `query`", key)
-        if key == "segment_prefix" and len(text) > 1 and text.endswith("/"):
+        elif key == "segment_prefix" and len(text) > 1 and text.endswith("/"):
             record.problem(f"write it without the '/' at its end: {text.rstrip('/')!r}", key)
+        elif text.startswith("/"):
+            _wire(record, key, wire_prefix if key == "prefix" else wire_form)
     _regex(record, "regex")
     each(record, "methods", _method)
+    header_names(record)
+
+
+def header_names(record: Record) -> None:
+    """What `headers` look at are names of fields. Also of a mirror."""
     for index, header in enumerate(record.get("headers", ())):
         if _TOKEN.fullmatch(header.name) is None:
             record.problem(f"not a field name: {header.name!r} (item {index})", "headers")
+
+
+def _wire(record: Record, key: str, spelled: Callable[[str], bytes]) -> None:
+    """A request can have this path: one that none has is a route that takes nothing."""
+    try:
+        spelled(record.get(key))
+    except ValueError as error:
+        record.problem(str(error), key)
 
 
 def _method(text: str) -> str:
@@ -178,18 +196,24 @@ def rewrite(record: Record) -> None:
     elif pattern is not None and isinstance(record.get("substitution"), str):
         try:
             pattern.sub(record.get("substitution"), "")
+            record.get("substitution").encode("ascii")
         except (re.error, IndexError) as error:
             record.problem(f"the substitution does not fit the regular expression: {error}", "substitution")
-    _absolute(record, "prefix")
+        except UnicodeEncodeError:
+            record.problem(f"expected ASCII, in which a path stands percent-encoded, got {record.get('substitution')!r}", "substitution")
+    if _absolute(record, "prefix"):
+        _wire(record, "prefix", wire_prefix)
     _authority(record, "host")
     if not record.keys:
         record.problem("nothing is rewritten; expected prefix, regex with substitution, or host")
 
 
-def _absolute(record: Record, key: str) -> None:
+def _absolute(record: Record, key: str) -> bool:
+    """Is there a path under `key`, and does it start as one?"""
     text = record.get(key)
     if text is not None and not text.startswith("/"):
         record.problem(f"expected a path that starts with '/', got {text!r}", key)
+    return text is not None and text.startswith("/")
 
 
 def _authority(record: Record, key: str) -> None:
@@ -200,8 +224,10 @@ def _authority(record: Record, key: str) -> None:
 
 def redirect(record: Record) -> None:
     """Something differs from the request, or the client would come back for ever."""
-    _absolute(record, "path")
-    _absolute(record, "prefix")
+    if _absolute(record, "path"):
+        _field("location", record.get("path"), lambda message: record.problem(message, "path"))
+    if _absolute(record, "prefix"):
+        _wire(record, "prefix", wire_prefix)
     if record.get("host") is not None and (sentence := host_problem(record.get("host"))):
         record.problem(sentence, "host")
     if not any(record.has(key) for key in ("scheme", "host", "port", "path", "prefix")) and not record.get("strip_query"):
@@ -250,6 +276,8 @@ def route(record: Record) -> None:
         for key, value in (("rewrite", change), ("redirect", away)):
             if value is not None and value.prefix is not None:
                 record.problem("`prefix` replaces what the route's path or prefix matched, but this route matches by `regex`; rewrite by regex", key)
+    if match is not None and match.path == "*" and any(value is not None and value.prefix is not None for value in (change, away)):
+        record.problem("'*' is no path, so a `prefix` has nothing to replace in it", "match")
     if record.has("redirect") or record.has("direct_response"):
         for key in ("rewrite", "request_headers", "retry", "hedge", "hash_policy", "mirrors"):
             if record.has(key):
@@ -291,7 +319,13 @@ def chain_match(record: Record) -> None:
         record.problem(f"expected a port from 1 to 65535, got {port}", "destination_port")
     each(record, "destination_prefixes", prefix_problem)
     each(record, "source_prefixes", prefix_problem)
-    each(record, "server_names", pattern_problem)
+    each(record, "server_names", _server_name)
+
+
+def _server_name(text: str) -> str:
+    if text == "*" or text.endswith(".*"):
+        return f"expected a host name or '*.suffix', got {text!r}; a chain without `server_names` takes every name"
+    return pattern_problem(text)
 
 
 def filter_chain(record: Record) -> None:
@@ -364,6 +398,7 @@ _OWN: dict[type, Check] = {
     Redirect: redirect,
     DirectResponse: direct_response,
     HashPolicy: hash_policy,
+    Mirror: header_names,
     **RETRY_CHECKS,
     Route: route,
     TCPProxy: shares_of,

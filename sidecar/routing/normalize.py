@@ -123,16 +123,21 @@ def wire_form(text: str) -> bytes:
 
     Raises `ValueError` when no request can look like that: not in normal form, or with a query.
     """
-    if not text.startswith("/") or "?" in text:
-        raise ValueError(f"a path starts with / and has no query: {text!r}")
-    written = _ODD.sub(lambda found: b"%%%02X" % found[0][0], text.encode())
-    normal = _normalize(written, False)
-    if normal != written:
-        instead = "" if normal is None else f"; write {normal.decode('ascii')}"
-        raise ValueError(f"no request has the path {text!r} after normalization{instead}")
-    return written
+    return _written(text, b"")
 
 
 def wire_prefix(text: str) -> bytes:
     """As `wire_form`, for a prefix, which may end within a segment ("/a/." takes "/a/.well-known")."""
-    return wire_form(text + "x")[:-1]
+    return _written(text, b"x")
+
+
+def _written(text: str, rest: bytes) -> bytes:
+    """`text` in that spelling, in front of `rest`."""
+    if not text.startswith("/") or "?" in text:
+        raise ValueError(f"a path starts with / and has no query: {text!r}")
+    written = _ODD.sub(lambda found: b"%%%02X" % found[0][0], text.encode())
+    normal = _normalize(written + rest, False)
+    if normal != written + rest:
+        instead = "" if normal is None else f"; write {normal.removesuffix(rest).decode('ascii')}"
+        raise ValueError(f"no request has the path {text!r} after normalization{instead}")
+    return written

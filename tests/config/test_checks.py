@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import example, given, settings, strategies as st
 
-from sidecar.config.checks import host_problem, pattern_problem, prefix_problem, spiffe_problem
+from sidecar.config.checks import CHECKS, host_problem, pattern_problem, prefix_problem, spiffe_problem
+from sidecar.config.convert import FAILED, Conversion
+from sidecar.config.document import Document
+from sidecar.matching import compile_header_match
+from sidecar.model import ChainMatch, RouteTable
+from sidecar.routing.rewrite import compile_redirect, compile_rewrite
+from sidecar.routing.table import compile_table
 
 
 @pytest.mark.parametrize("text", ["spiffe://example.org", "spiffe://example.org/ns/shop/sa/orders", "spiffe://a-b_c.1/x"])
@@ -108,3 +116,58 @@ def test_a_wrong_value_has_no_consequences(refused: Callable[..., list[str]], ro
 def test_what_is_empty_is_not_there(loaded: Callable[..., object], route: str) -> None:
     """Null and an empty list count as nothing; so does what changes nothing else."""
     assert loaded(ROUTE % route)
+
+
+ODD = st.lists(st.sampled_from([*"/.%aA2eEx?#*; \\ä\n", "(?u)", r"\u0041", r"\1", "//", "/../", "%2F"]), max_size=6).map("".join)
+
+
+@st.composite
+def _routes(draw: st.DrawFn) -> dict[str, object]:
+    """A route with odd texts in one or two places."""
+    match = {draw(st.sampled_from(["path", "prefix", "segment_prefix", "regex"])): draw(ODD)}
+    action = draw(
+        st.sampled_from([
+            {"cluster": "c"},
+            {"cluster": "c", "rewrite": {"prefix": draw(ODD)}},
+            {"cluster": "c", "rewrite": {"regex": draw(ODD), "substitution": draw(ODD)}},
+            {"cluster": "c", "mirrors": [{"cluster": "c", "headers": [{"name": draw(ODD), "regex": draw(ODD)}]}]},
+            {"redirect": {"path": draw(ODD)}},
+            {"redirect": {"prefix": draw(ODD)}},
+        ])
+    )  # fmt: skip
+    return {"match": match, **action}
+
+
+@settings(max_examples=300, deadline=None)
+@given(_routes())
+@example({"match": {"path": "/a/../b"}, "cluster": "c"})
+@example({"match": {"regex": "(?u)a"}, "cluster": "c"})
+@example({"match": {"path": "*"}, "cluster": "c", "rewrite": {"prefix": "/b"}})
+@example({"match": {"prefix": "/"}, "cluster": "c", "rewrite": {"regex": "a", "substitution": "ä"}})
+@example({"match": {"prefix": "/"}, "redirect": {"path": "/a\nb"}})
+@example({"match": {"prefix": "/"}, "cluster": "c", "mirrors": [{"cluster": "c", "headers": [{"name": "a b"}]}]})
+def test_what_passes_can_be_started(route: dict[str, object]) -> None:
+    """A route that the check takes is one that the table, its rewrites, redirects and mirrors take: a start has no place in the file to point at."""
+    text = json.dumps({"name": "t", "virtual_hosts": [{"name": "v", "routes": [route]}]})
+    conversion = Conversion(Document("f.yaml", text.replace("${", "$${"), {}), None, CHECKS)  # type: ignore[arg-type]
+    table = conversion.root(RouteTable)
+    assert (table is FAILED) == bool(conversion.problems)
+    if table is FAILED:
+        return
+    for entry in compile_table(table).entries:
+        compile_rewrite(entry.route.rewrite, entry.route.match)
+        if entry.route.redirect is not None:
+            compile_redirect(entry.route.redirect, entry.route.match)
+        for mirror in entry.route.mirrors:
+            for header in mirror.headers:
+                compile_header_match(header)
+
+
+@pytest.mark.parametrize("name", ["*", "www.*"])
+def test_server_names_that_no_client_sends(name: str) -> None:
+    """A chain would never be taken by them."""
+    conversion = Conversion(Document("f.yaml", f"server_names: ['{name}']", {}), None, CHECKS)  # type: ignore[arg-type]
+    assert conversion.root(ChainMatch) is FAILED
+    assert str(conversion.problems[0]) == (
+        f"f.yaml:1:16: server_names[0]: expected a host name or '*.suffix', got '{name}'; a chain without `server_names` takes every name"
+    )
