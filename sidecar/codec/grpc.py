@@ -26,7 +26,7 @@ _HTTP_STATUSES = (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 50
 _STATUSES = {400: INTERNAL, 401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 404: UNIMPLEMENTED, **dict.fromkeys((429, 502, 503, 504), UNAVAILABLE)}
 
 PREFIX_OCTETS = 5  # a flag, and the message's length in four octets
-_read_prefix = Struct(">BI").unpack_from
+read_length = Struct(">xI").unpack_from  # of a whole prefix: (octets of the message,)
 TRAILERS_FLAG = 0x80  # gRPC-Web: what follows is no message but the trailers
 
 
@@ -74,10 +74,6 @@ class MessageCounter(msgspec.Struct, eq=False, gc=False):
         """These octets pass. Nothing is kept but a prefix that is cut in two."""
         size = len(chunk)
         position = self._left
-        if not position and not self._prefix and size >= PREFIX_OCTETS and _read_prefix(chunk)[1] == size - PREFIX_OCTETS:
-            # A whole message and nothing else, as in nearly every frame of unary calls.
-            self.count += 1
-            return
         if position > size:
             self._left = position - size
             return

@@ -173,7 +173,7 @@ class Exchange(RequestWay, ResponseWay, RetryWay):
     def _end_call(self, error: SidecarError) -> bool:
         """A call that breaks off between two messages ends with a status, as its server would have ended it. False when the client cannot be told so."""
         call, flow, head = self.grpc, self._response_flow, self.response
-        if call is None or not call.responses.is_between or head is None or head.content_length is not None or self.request.version == 10:
+        if call is None or not call.is_between or head is None or head.content_length is not None or self.request.version == 10:
             return False
         if flow is not None and not (type(flow) is BodyFlow and flow.is_ready):
             return False

@@ -7,22 +7,51 @@ from typing import Any
 import msgspec
 
 from sidecar.codec import grpc
+from sidecar.codec.grpc import PREFIX_OCTETS, read_length
 from sidecar.headers import Headers
 from sidecar.message import RequestHead
 
 
 class GRPCCall(msgspec.Struct, eq=False, gc=False):
-    """`status`: what the answer said, None while it said nothing. `head_seconds`: from the attempt's begin to the answer's head, kept for observers, who
-    hear of a call when its status is known.
+    """`status`: what the answer said, None while it said nothing. `requests`, `responses`: messages that began. As long as each chunk is a message, as for
+    nearly all unary calls, nothing else is needed to count them.
     """
 
     status: int | None = None
-    head_seconds: float = 0.0
-    requests: grpc.MessageCounter = msgspec.field(default_factory=grpc.MessageCounter)
-    responses: grpc.MessageCounter = msgspec.field(default_factory=grpc.MessageCounter)
+    requests: int = 0
+    responses: int = 0
+    _up: grpc.MessageCounter | None = None
+    _down: grpc.MessageCounter | None = None
+
+    @property
+    def is_between(self) -> bool:
+        """Is there no message of the answer that is begun and not complete?"""
+        return self._down is None or self._down.is_between
+
+    def goes_up(self, chunk: bytes) -> None:
+        """These octets of the request pass."""
+        if self._up is None:
+            size = len(chunk)
+            if size >= PREFIX_OCTETS and read_length(chunk)[0] == size - PREFIX_OCTETS:
+                self.requests += 1
+                return
+            self._up = grpc.MessageCounter(self.requests)
+        self._up.feed(chunk)
+        self.requests = self._up.count
+
+    def goes_down(self, chunk: bytes) -> None:
+        """These octets of the answer pass."""
+        if self._down is None:
+            size = len(chunk)
+            if size >= PREFIX_OCTETS and read_length(chunk)[0] == size - PREFIX_OCTETS:
+                self.responses += 1
+                return
+            self._down = grpc.MessageCounter(self.responses)
+        self._down.feed(chunk)
+        self.responses = self._down.count
 
     def __repr__(self) -> str:
-        return f"<GRPCCall status={self.status} {self.requests.count} messages up, {self.responses.count} down>"
+        return f"<GRPCCall status={self.status} {self.requests} messages up, {self.responses} down>"
 
 
 def is_call(request: RequestHead) -> bool:
@@ -38,10 +67,13 @@ def is_call(request: RequestHead) -> bool:
 
 def outcome(call: GRPCCall, fields: Headers | None) -> int:
     """The HTTP status that says how the call ended, by the trailers, or the head that was all of the answer. A call that says nothing is UNKNOWN."""
-    value = None if fields is None else fields.get(b"grpc-status")
-    if value == b"0":
-        call.status = grpc.OK
-        return 200
+    # `status_in`, without the calls, for most calls.
+    for name, value, _ in () if fields is None else fields.fields:
+        if name == b"grpc-status":
+            if value == b"0":
+                call.status = grpc.OK
+                return 200
+            break
     status = grpc.status_in(fields)
     call.status = grpc.UNKNOWN if status is None else status
     return grpc.http_status(call.status)

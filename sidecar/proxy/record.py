@@ -119,8 +119,8 @@ def own_fields(exchange: Exchange, duration: float) -> OwnFields:
         "" if trace is None else trace.trace_id,
         "" if trace is None else trace.span_id,
         exchange.notes,
-        0 if call is None else call.requests.count,
-        0 if call is None else call.responses.count,
+        0 if call is None else call.requests,
+        0 if call is None else call.responses,
         _NO_TRIES if exchange.tries is None else tries_of(exchange),
     )
 

@@ -446,7 +446,7 @@ class RequestWay(PluginCalls):
     def _request_out(self, chunk: bytes) -> None:
         """A chunk passed the hooks."""
         if self.grpc is not None:
-            self.grpc.requests.feed(chunk)
+            self.grpc.goes_up(chunk)
         if self.upstream is not None:
             self.upstream.send_data(chunk)
             return

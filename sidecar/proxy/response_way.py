@@ -39,8 +39,12 @@ class ResponseWay(PluginCalls):
             self.upstream = None
         grpc = self.grpc
         if grpc is not None:
-            if self._call_answered(grpc, head, now - self._attempt_began) and self._goes_elsewhere(head):
-                return
+            if head.end_stream or head.status != 200:
+                self._call_answered(grpc, head, now - self._attempt_began)
+                if self._goes_elsewhere(head):
+                    return
+            elif grpc.status is not None:  # which an earlier attempt had
+                grpc.status = None
         elif head.status >= 500:
             self._attempt_ended(head.status, now - self._attempt_began)
             if self._goes_elsewhere(head):
@@ -90,26 +94,22 @@ class ResponseWay(PluginCalls):
         (status, seconds), self._owed = self._owed, None
         self._attempt_ended(status, seconds)
 
-    def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> bool:
+    def _call_answered(self, call: GRPCCall, head: ResponseHead, seconds: float) -> None:
         """How a call went stands in its trailers: who watches endpoints is told then. A head that is all of the answer has it, and one that is no gRPC says it
-        by its status. Is it known?
+        by its status.
         """
-        call.head_seconds = seconds
-        call.status = None  # an earlier attempt may have had one
-        if head.end_stream or head.status != 200:
-            if head.status == 200:
-                status = outcome(call, head.headers)
-            else:
-                status = head.status
-                call.status = from_http_status(status)
-            self._attempt_ended(status, seconds)
-            return True
-        return False
+        if head.status == 200:
+            status = outcome(call, head.headers)
+        else:
+            status = head.status
+            call.status = from_http_status(status)
+        self._attempt_ended(status, seconds)
 
     def _call_ended(self, call: GRPCCall, trailers: Headers | None) -> None:
         if call.status is None:
             status = outcome(call, trailers)
-            self._attempt_ended(status, call.head_seconds)
+            if status >= 500 or self._connector.observe is not None:
+                self._attempt_ended(status, self.started + (self.upstream_seconds or 0.0) - self._attempt_began)
 
     def _response_head_hooks(self, index: int) -> bool:
         """Run response hooks from `index` on; False when the exchange went another way (or waits)."""
@@ -169,7 +169,7 @@ class ResponseWay(PluginCalls):
         """From upstream: a chunk of the body or tunnel."""
         self._last_moved = self.http.seconds()
         if self.grpc is not None and type(self._response_flow) is not _Held:
-            self.grpc.responses.feed(chunk)
+            self.grpc.goes_down(chunk)
         if self._response_flow is not None:
             self._response_flow.data(chunk)
         else:

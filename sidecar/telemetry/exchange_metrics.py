@@ -77,8 +77,8 @@ class ExchangeStats:
         row.response_bytes += size
         row.response_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
         if grpc is not None:
-            row.request_messages += grpc.requests.count
-            row.response_messages += grpc.responses.count
+            row.request_messages += grpc.requests
+            row.response_messages += grpc.responses
 
     def _row(self, exchange: Any) -> Row:
         error = exchange.error

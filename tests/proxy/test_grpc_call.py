@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 from zope.interface import implementer
 
 from sidecar.headers import Headers
 from sidecar.interfaces import IRequestHeadHook
 from sidecar.message import End
 from sidecar.model import CircuitBreakers, FailureRate
+from sidecar.proxy.grpc_call import GRPCCall
 from sidecar.verdicts import Reply
 from tests.memory import World, retry_rules
 from tests.memory_h2 import H2App, H2Client, multiplexed, request, response
@@ -205,3 +207,24 @@ def test_a_call_that_is_tried_again() -> None:
     assert seen(world) == [(200, 0, 1, 1)] and told == [503, 200] and world.records[0].attempts == 2
     assert client.of(stream)[-1].trailers.get(b"grpc-status") == b"0"
     world.ended_once(200)
+
+
+@given(sizes=st.lists(st.integers(0, 30), max_size=12), cuts=st.lists(st.sampled_from([1, 3, 5, 7, 12, 40, 0]), min_size=1), whole=st.integers(0, 12))
+def test_messages_are_counted_however_they_come(sizes: list[int], cuts: list[int], whole: int) -> None:
+    """The first ones each in a chunk of its own, then cut anywhere (0: once more a whole one): the count is the messages', and at the end nothing is open."""
+    messages = [b"\0" + size.to_bytes(4, "big") + b"m" * size for size in sizes]
+    chunks = messages[:whole]
+    rest = b"".join(messages[whole:])
+    turn = 0
+    while rest:
+        cut = cuts[turn % len(cuts)] or 5 + int.from_bytes(rest[1:5], "big")
+        chunks.append(rest[:cut])
+        rest = rest[cut:]
+        turn += 1
+    call = GRPCCall()
+    for chunk in chunks:
+        call.goes_up(chunk)
+        call.goes_down(chunk)
+    assert (call.requests, call.responses, call.is_between) == (len(sizes), len(sizes), True)
+    call.goes_down(b"\0\0")
+    assert not call.is_between

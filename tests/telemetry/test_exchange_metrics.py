@@ -156,7 +156,7 @@ def test_grpc_in_istios_terms() -> None:
     stats = ExchangeStats(registry, NODE, "inbound", "in")
     call = finished()
     call.grpc_status = 14
-    call.grpc = SimpleNamespace(requests=SimpleNamespace(count=2), responses=SimpleNamespace(count=3))
+    call.grpc = SimpleNamespace(requests=2, responses=3)
     for exchange in (call, call, finished()):
         stats.observe(exchange, 0.002)
     found = {labels(each).get("grpc_response_status"): (each.value, labels(each)["request_protocol"]) for each in samples(registry, "istio_requests_total")}
