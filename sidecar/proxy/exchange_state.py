@@ -283,8 +283,10 @@ class ExchangeState:
             if 0.0 < route.silent_after < first:
                 first = route.silent_after
             self.downstream.timer.set(self._last_moved + first)
-        else:
+        elif self._deadline:
             self._set_timer(route.idle_timeout)
+        elif route.idle_timeout:
+            self.downstream.timer.set(self._last_moved + route.idle_timeout)
 
     def _idle_limit(self) -> float:
         """For how long nothing may move, in seconds; 0 for ever."""

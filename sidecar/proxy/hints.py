@@ -60,7 +60,7 @@ class Hints:
     `tells_time`: each attempt hears how much is left, `counts`: which one it is.
     """
 
-    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_is_plain", "_mode", "_rules", "_tells_time", "_timeout", "_told")
+    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_mode", "_rules", "_tells_time", "_timeout", "_told", "is_plain")
 
     def __init__(
         self, timeout: float, ends_with_head: bool, mode: str, duration: MaxStreamDuration | None, rules: RetryRules | None, tells_time: bool, counts: bool
@@ -70,8 +70,8 @@ class Hints:
         self._mode = mode
         self._honors = mode == "honor"
         self._duration = duration
-        # Only calls of gRPC have times of their own here.
-        self._is_plain = duration is None and mode != "honor"
+        # Only calls of gRPC that say how long they may take have times of their own here.
+        self.is_plain = duration is None and mode != "honor"
         self._rules = rules
         self._tells_time = tells_time
         # What an attempt was told last, milliseconds and the field: most have nearly all of the timeout, so it serves many.
@@ -80,7 +80,7 @@ class Hints:
 
     def times(self, exchange: Any) -> Times | None:
         """Once the route is known: what is different from the route's own times, None for nothing."""
-        if self._is_plain and exchange.grpc is None:
+        if self.is_plain and exchange.grpc is None:
             return None
         headers = exchange.request.headers
         times: Times | None = None
@@ -144,7 +144,7 @@ class Hints:
             # A caller who counts gets no more than that.
             retry.attempts = retry.attempts_max = min(int(most) + 1, RETRY_ATTEMPTS)
 
-    def stamp(self, exchange: Any) -> None:
+    def stamp(self, exchange: Any, now: float) -> None:
         """An attempt is about to go up: tell it which one it is, and how much time is left."""
         headers = exchange.request.headers
         if self._counts:
@@ -152,7 +152,6 @@ class Hints:
         times = exchange._times
         if not self._tells_time and (times is None or not times.call_ends):
             return
-        now = exchange.http.seconds()
         left = None if exchange.request.upgrade is not None or exchange.request.method == b"CONNECT" else self._left(exchange, now)
         if left is not None and self._tells_time:
             told = int(left * 1000)

@@ -68,7 +68,9 @@ class RequestWay(PluginCalls):
         if path is None:
             self.fail(DownstreamError("the path cannot be normalized: it climbs above the root or holds an encoded NUL"))
             return
-        request.path = self.path = path
+        self.path = path
+        if path is not request.path:
+            request.path = path
         if (request.upgrade is not None or request.method == b"CONNECT") and not self._allow_upgrade(request):
             return
         if not self._find_route():
@@ -142,7 +144,8 @@ class RequestWay(PluginCalls):
         # Weighted clusters are chosen when the request goes up; descriptors and records know the fixed one from here.
         self.cluster_name = route.cluster_name
         self.chain = route.chain
-        self._times = None if route.hints is None else route.hints.times(self)
+        hints = route.hints
+        self._times = None if hints is None or (hints.is_plain and self._facts.call_timeout is None) else hints.times(self)
         return True
 
     def _request_head_hooks(self, index: int) -> None:
@@ -353,21 +356,23 @@ class RequestWay(PluginCalls):
 
     def stamp_request(self) -> None:
         """What each attempt says anew in the request's head: the trace context, and what is left of time."""
-        if self.route is not None and self.route.hints is not None:
-            self.route.hints.stamp(self)
-        self._is_stamped = True
-        tracer = self.http.tracer
+        http = self.http
+        now = http.seconds()
+        tracer = http.tracer
         if tracer is not None:
             step = tracer.inject
             account = step.account
             account.calls += 1
-            seconds = self.http.seconds
-            then = seconds()
+            then = now
             try:
                 step.hook(self)
             except BaseException:  # whatever a plugin raises, SystemExit included, is the plugin's failure
                 self.raised(step)
-            account.seconds += seconds() - then
+            now = http.seconds()
+            account.seconds += now - then
+        if self.route is not None and self.route.hints is not None:
+            self.route.hints.stamp(self, now)
+        self._is_stamped = True
 
     def _send_outbox(self, stream: Any, outbox: list[bytes | End]) -> None:
         self._outbox = None
@@ -413,7 +418,13 @@ class RequestWay(PluginCalls):
             kept.append(chunk)
             if self.request_bytes > self.route.retry.body_bytes:  # type: ignore[union-attr]
                 self._keep_no_more()
-        self._request_out(chunk)
+        # `_request_out`, without the call.
+        if self.grpc is not None:
+            self.grpc.goes_up(chunk)
+        if self.upstream is not None:
+            self.upstream.send_data(chunk)
+        else:
+            self._hold(chunk)
 
     def request_end(self, trailers: Headers | None) -> None:
         """From downstream: the body's end, or the client's end of a tunnel."""
@@ -441,7 +452,10 @@ class RequestWay(PluginCalls):
             return
         if self._kept is not None:
             self._kept.append(END if trailers is None else End(trailers))
-        self._request_out_end(trailers)
+        if self.upstream is not None:
+            self.upstream.send_end(trailers)
+        else:
+            self._request_out_end(trailers)
 
     def _request_out(self, chunk: bytes) -> None:
         """A chunk passed the hooks."""

@@ -192,9 +192,13 @@ class ResponseWay(PluginCalls):
             self.upstream = None
             self._response_flow.end(trailers)
         else:
+            # `_response_complete`, without the call.
             self.upstream = None
-            self.downstream.send_end(trailers)
-            self._response_complete()
+            downstream = self.downstream
+            downstream.send_end(trailers)
+            downstream.flush()
+            self._finish()
+            downstream.release()
 
     def _response_out(self, chunk: bytes) -> None:
         if not self._response_sent:

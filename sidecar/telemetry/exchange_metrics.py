@@ -16,8 +16,13 @@ from sidecar.telemetry.metrics import OTHER, Family, Labels, Registry, Sample, h
 # Rows of one listener. A row is one combination of route, cluster, status, flags, peers and version; it takes about 1.5 KiB.
 ROWS_LIMIT = 1000
 # Milliseconds. Envoy's bounds, so that Istio's dashboards fit, and finer ones below 1 ms, where a sidecar's own work is.
-DURATION_BOUNDS: list[float] = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000]
+DURATION_BOUNDS = [
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0),
+    *(30000.0, 60000.0, 300000.0, 600000.0, 1800000.0, 3600000.0),
+]
 SIZE_BOUNDS: list[float] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
+# Which of them bounds a size, of sizes that are usual: looking it up takes a third of the time.
+_USUAL_SIZES = bytes(bisect_left(SIZE_BOUNDS, size) for size in range(10_001))
 UNKNOWN = "unknown"
 GRPC_UNKNOWN = 2  # the status of calls that failed in some way
 
@@ -68,14 +73,11 @@ class ExchangeStats:
         row.milliseconds += milliseconds
         row.durations[bisect_left(DURATION_BOUNDS, milliseconds)] += 1
         size = exchange.request_bytes
-        if size:
-            row.request_bytes += size
-            row.request_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
-        else:
-            row.request_sizes[0] += 1
+        row.request_bytes += size
+        row.request_sizes[_USUAL_SIZES[size] if size <= 10_000 else bisect_left(SIZE_BOUNDS, size)] += 1
         size = exchange.response_bytes
         row.response_bytes += size
-        row.response_sizes[bisect_left(SIZE_BOUNDS, size)] += 1
+        row.response_sizes[_USUAL_SIZES[size] if size <= 10_000 else bisect_left(SIZE_BOUNDS, size)] += 1
         if grpc is not None:
             row.request_messages += grpc.requests
             row.response_messages += grpc.responses

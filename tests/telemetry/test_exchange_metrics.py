@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from sidecar.errors import RouteNotFound, SidecarError
 from sidecar.facts import TLSFacts
 from sidecar.model import Node
-from sidecar.telemetry.exchange_metrics import ROWS_LIMIT, ExchangeStats, workload_of
+from sidecar.telemetry.exchange_metrics import ROWS_LIMIT, SIZE_BOUNDS, ExchangeStats, workload_of
 from sidecar.telemetry.metrics import Registry, Sample
 from sidecar.testing import FakeExchange, make_connection
 
@@ -163,3 +165,13 @@ def test_grpc_in_istios_terms() -> None:
     assert found == {"14": (2, "grpc"), None: (1, "http")}
     assert [each.value for each in samples(registry, "istio_request_messages_total")] == [4]
     assert [each.value for each in samples(registry, "istio_response_messages_total")] == [6]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 10, 11, 1029, 9_999, 10_000, 10_001, 100_000, 10**12])
+def test_sizes_are_counted_under_their_bound(size: int) -> None:
+    """The smallest that is no less."""
+    stats = ExchangeStats(Registry(), NODE, "inbound", "in")
+    stats.observe(finished(sizes=(size, size)), 0.002)
+    (row,) = stats.rows.values()
+    place = sum(bound < size for bound in SIZE_BOUNDS)
+    assert row.request_sizes[place] == row.response_sizes[place] == 1 and (row.request_bytes, row.response_bytes) == (size, size)
