@@ -38,6 +38,7 @@ from sidecar.interfaces import IExchange, IStreamOwner
 from sidecar.message import ResponseHead
 from sidecar.outcomes import BROKEN, NO_ANSWER
 from sidecar.proxy import replies
+from sidecar.proxy.attempt_way import AttemptWay
 from sidecar.proxy.attempts import note_try
 from sidecar.proxy.body import BodyFlow
 from sidecar.proxy.exchange_state import IDEMPOTENT
@@ -50,7 +51,7 @@ from sidecar.proxy.steps import Step, is_awaitable
 
 
 @implementer(IExchange, IStreamOwner)
-class Exchange(RequestWay, ResponseWay, RetryWay):
+class Exchange(RequestWay, AttemptWay, ResponseWay, RetryWay):
     """See the module. Made by the downstream connection for each request, then `start()`ed."""
 
     __slots__ = ()

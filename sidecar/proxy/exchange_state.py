@@ -1,6 +1,7 @@
 """What an exchange knows and where it stands, and its clock and pauses: the ground that the other parts of `Exchange` stand on.
 
-`Exchange` is one object for one request, written in parts: `exchange_state` (this), `calls` (plugins), `request_way`, `response_way`, `exchange` (endings).
+`Exchange` is one object for one request, written in parts: `exchange_state` (this), `calls` (plugins), `request_way`, `attempt_way`, `response_way`,
+`retrying`, `exchange` (endings).
 """
 
 from __future__ import annotations
