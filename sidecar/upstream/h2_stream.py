@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from sidecar.codec import websocket
 from sidecar.codec.h2.fields import weight
-from sidecar.codec.h2.frames import CANCEL, LARGEST_STREAM_ID
+from sidecar.codec.h2.frames import CANCEL
 from sidecar.errors import HeadTooLarge, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.interfaces import IUpstreamStream
@@ -88,7 +88,7 @@ class H2ClientStream:
         self.id = stream_id
         self.request_done = end
         connection.streams[stream_id] = self
-        if stream_id == LARGEST_STREAM_ID:
+        if h2.is_used_up:
             connection.leave()
 
     def send_data(self, chunk: bytes) -> None:

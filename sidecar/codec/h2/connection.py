@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sidecar.codec.h2 import events as happened
+from sidecar.codec.h2.connection_state import FRAME_HEAD_OCTETS
 from sidecar.codec.h2.events import JOINED_BELOW
 from sidecar.codec.h2.frames import (
     ACK,
@@ -53,7 +54,6 @@ from sidecar.codec.h2.frames import (
 from sidecar.codec.h2.limits import SMALL_OCTETS, H2Limits
 from sidecar.codec.h2.receiving import AFTER_DATA, AFTER_LAST_DATA, ReceivingHalf
 from sidecar.codec.h2.refusing import Events, Violation
-from sidecar.codec.h2.sending import FRAME_HEAD_OCTETS
 from sidecar.codec.h2.streams import CLOSED, NO_HEAD, NO_LENGTH, RECV_RESET, RECV_WINDOW, REFUSED, RESET_RECEIVED, TABLE, TAKE, Stream
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 from sidecar.message import END
@@ -345,6 +345,7 @@ class H2Connection(ReceivingHalf):
             peer.received = True
             peer.concurrent_streams = LARGEST_WINDOW  # no limit unless it says so
         peer.concurrent_streams = settings.get(MAX_CONCURRENT_STREAMS, peer.concurrent_streams)
+        self._limit_streams()
         peer.header_list_octets = settings.get(MAX_HEADER_LIST_SIZE, peer.header_list_octets)
         peer.frame_octets = settings.get(MAX_FRAME_SIZE, peer.frame_octets)
         peer.connect_protocol = bool(settings.get(ENABLE_CONNECT_PROTOCOL, peer.connect_protocol))
@@ -387,6 +388,7 @@ class H2Connection(ReceivingHalf):
             raise Violation(FRAME_SIZE_ERROR, "GOAWAY has at least 8 octets")
         self._spend_ignored()
         self.is_peer_leaving = True
+        self._limit_streams()
         last = read_number(payload)
         if self.is_client:
             for each in [stream for stream in self._streams.values() if stream.id > last]:

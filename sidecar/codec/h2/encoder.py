@@ -111,17 +111,26 @@ class Encoder:
             self._learn(known)
             return block
         octets = kept[1]
-        if octets is None or fields[:count] != known:
+        if octets is None:
+            return self.encode(fields, first)
+        if len(fields) == count:
+            return first + octets if fields == known else self.encode(fields, first)
+        if fields[:count] != known:
             return self.encode(fields, first)
         pieces = [first, octets]
+        rendered = self.rendered
         for field in fields[count:]:
-            name, value, _ = field
-            start = _FLEETING_STARTS.get(name)
-            if start is not None and len(value) < 0x7F and type(field) is tuple:
-                pieces.append(start + _LENGTHS[len(value)] + value)
-            else:
-                piece = self.rendered.get(field)
+            start = _FLEETING_STARTS.get(field[0])
+            if start is None:
+                piece = rendered.get(field)
                 pieces.append(self.piece(field) if piece is None else piece)
+            else:
+                value = field[1]
+                length = len(value)
+                if length < 0x7F and type(field) is tuple:
+                    pieces += (start, _LENGTHS[length], value)
+                else:
+                    pieces.append(self.piece(field))
         return b"".join(pieces)
 
     def _learn(self, known: KnownFields) -> None:

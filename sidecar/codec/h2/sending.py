@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from sidecar.codec.h2.encoder import Encoder
+from sidecar.codec.h2.connection_state import ConnectionState
 from sidecar.codec.h2.fields import write_request, write_response
 from sidecar.codec.h2.frames import (
     CONTINUATION,
     DATA,
-    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
     HEADERS,
@@ -28,12 +27,14 @@ from sidecar.codec.h2.frames import (
     reset_frame,
     window_update_frame,
 )
-from sidecar.codec.h2.limits import H2Limits
 from sidecar.codec.h2.streams import (
     AFTER,
     CLOSED,
+    FIXED_TAIL,
     HALF_LOCAL,
     IDLE,
+    NO_HEAD,
+    NO_TAIL,
     OPEN,
     REFUSED,
     RESET_SENT,
@@ -44,7 +45,6 @@ from sidecar.codec.h2.streams import (
     Backlog,
     Stream,
 )
-from sidecar.codec.h2.windows import ReceiveWindow
 from sidecar.headers import Headers
 from sidecar.message import RequestHead, ResponseHead
 
@@ -52,173 +52,40 @@ from sidecar.message import RequestHead, ResponseHead
 _LAST_HEAD = END_HEADERS | END_STREAM
 _AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_END = AFTER[SEND_HEAD], AFTER[SEND_HEAD_END], AFTER[SEND_DATA], AFTER[SEND_END]
 
-# Streams that we may open before the peer's first SETTINGS tell: what RFC 9113, section 6.5.2, recommends peers to allow at least.
-_STREAMS_BEFORE_SETTINGS = 100
-# Streams that were reset are remembered this long (in streams), so that late frames for them are told from frames for streams that ended.
-REMEMBERED_RESETS = 1_000
-# Of a frame's head. Frames cut from longer chunks are so much shorter than they might be: with its head each fills as many TLS records as its octets need, of
-# 16 KiB, instead of one more with nine octets in it.
-FRAME_HEAD_OCTETS = 9
 # A frame that the peer's window cut down to fewer octets pays for nothing that the peer sends: windows opened octet by octet would pay for themselves.
 PAYING_OCTETS = 256
 
 
-class PeerSettings:
-    """What the peer announced, with the defaults of RFC 9113, section 6.5.2, before that."""
-
-    __slots__ = ("concurrent_streams", "connect_protocol", "frame_octets", "header_list_octets", "received", "stream_window", "table_octets")
-
-    def __init__(self) -> None:
-        self.received = False
-        self.concurrent_streams = _STREAMS_BEFORE_SETTINGS
-        self.stream_window = DEFAULT_WINDOW
-        self.frame_octets = SMALLEST_MAX_FRAME
-        self.header_list_octets: int | None = None  # None: not announced
-        self.table_octets = 4096
-        self.connect_protocol = False
-
-    def __repr__(self) -> str:
-        return f"<PeerSettings {', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)}>"
-
-
-class SendingHalf:
+class SendingHalf(ConnectionState):
     """The part of `H2Connection` that makes frames. A call for a stream that is gone meanwhile is in vain, not wrong: its owner learns of it by an event.
 
     What is against the protocol by our own fault (a body before its head, anything after the end) raises `RuntimeError`.
     """
 
-    __slots__ = (
-        "_answers",
-        "_batch",
-        "_drained",
-        "_encoder",
-        "_ended",
-        "_frame_octets",
-        "_is_leaving",
-        "_last_accepted",
-        "_last_peer_stream",
-        "_next_stream",
-        "_out",
-        "_ready",
-        "_send_window",
-        "_slice_octets",
-        "_spare",
-        "_streams",
-        "_window",
-        "counters",
-        "is_client",
-        "is_peer_leaving",
-        "limits",
-        "peer",
-        "sent_data_frames",
-    )
+    __slots__ = ()
 
-    def __init__(self, is_client: bool, limits: H2Limits) -> None:
-        self.is_client = is_client
-        self.limits = limits
-        self.peer = PeerSettings()
-        self.is_peer_leaving = False
-        self.counters: dict[str, int] = {}
-        self.sent_data_frames = 0
-        self._out: list[bytes] = []
-        self._batch = 0
-        self._answers = 0
-        self._encoder = Encoder(limits.encoder_table_octets)
-        self._streams: dict[int, Stream] = {}
-        self._ended: dict[int, int] = {}
-        self._spare = limits.grown_windows  # octets by which streams' windows may still grow
-        self._send_window = DEFAULT_WINDOW
-        self._frame_octets = min(SMALLEST_MAX_FRAME, limits.sent_frame_octets)
-        self._slice_octets = self._frame_octets - FRAME_HEAD_OCTETS
-        self._ready: deque[Stream] = deque()
-        self._drained: list[int] = []
-        self._window = ReceiveWindow(max(limits.connection_window, DEFAULT_WINDOW), max(limits.connection_window_most, DEFAULT_WINDOW))
-        self._next_stream = 1
-        self._last_peer_stream = 0
-        self._last_accepted = LARGEST_STREAM_ID  # what our last GOAWAY said
-        self._is_leaving = False  # and whether it named a stream
-
-    # -- streams -----------------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def open_streams(self) -> int:
-        """Streams that have not ended in both directions."""
-        return len(self._streams)
-
-    @property
-    def wants_write(self) -> bool:
-        """Would `data_to_send` give something? True also when only closed windows hold it back."""
-        return bool(self._out or self._ready)
-
-    @property
-    def is_used_up(self) -> bool:
-        """Are there no more ids for streams of ours (section 5.1.1)?"""
-        return self._next_stream > LARGEST_STREAM_ID
-
-    def can_open_stream(self) -> bool:
-        """Would `open_stream` give a stream now?"""
-        return len(self._streams) < self.peer.concurrent_streams and self._next_stream <= LARGEST_STREAM_ID and not self.is_peer_leaving
-
-    def open_stream(self) -> int | None:
-        """A new stream's id, or None when the peer's limit is reached, the ids are used up, or the peer said GOAWAY. Client only.
-
-        Send its head before opening another one: ids go out in their order (RFC 9113, section 5.1.1).
-        """
-        stream_id = self._next_stream
-        # `can_open_stream`, once more.
-        if len(self._streams) >= self.peer.concurrent_streams or stream_id > LARGEST_STREAM_ID or self.is_peer_leaving:
-            return None
-        self._next_stream += 2
-        self._streams[stream_id] = Stream(stream_id, IDLE, self.peer.stream_window)
-        return stream_id
+    # -- messages ----------------------------------------------------------------------------------------------------------------------------
 
     def send_request(self, head: RequestHead, end: bool) -> int | None:
         """`open_stream` and `send_head` in one: the stream's id, or None and nothing is sent."""
-        stream_id = self._next_stream
-        peer = self.peer
-        # `can_open_stream`, once more.
-        if len(self._streams) >= peer.concurrent_streams or stream_id > LARGEST_STREAM_ID or self.is_peer_leaving:
+        stream_id = self._next_id()
+        if stream_id is None:
             return None
-        self._next_stream = stream_id + 2
-        stream = self._streams[stream_id] = Stream(stream_id, HALF_LOCAL if end else OPEN, peer.stream_window, head_sent=True)
-        if head.upgrade is not None:
-            stream.tunnel = head.upgrade
-        elif head.method == b"CONNECT":
-            stream.tunnel = b""
+        tunnel = head.upgrade
+        if tunnel is None and head.method == b"CONNECT":
+            tunnel = b""
+        block = write_request(head, self._encoder)
+        size = len(block)
+        out = self._out
+        tail = self._written + len(out)
+        stream = Stream(stream_id, HALF_LOCAL if end else OPEN, self.peer.stream_window, NO_HEAD, tunnel, tail, head.method == b"HEAD")
+        self._streams[stream_id] = stream
+        if size <= SMALLEST_MAX_FRAME:
+            out.append(pack_head(size << 8 | HEADERS, _LAST_HEAD if end else END_HEADERS, stream_id))
+            out.append(block)
         else:
-            stream.is_head_request = head.method == b"HEAD"
-        self._write_block(stream, write_request(head, self._encoder), _LAST_HEAD if end else END_HEADERS)
+            self._write_long_block(stream, block, _LAST_HEAD if end else END_HEADERS)
         return stream_id
-
-    def queued(self, stream_id: int) -> int:
-        """Octets of the stream that wait for windows."""
-        stream = self._streams.get(stream_id)
-        return 0 if stream is None else stream.queued
-
-    def take_drained(self) -> list[int]:
-        """The streams whose queue became empty since the last call."""
-        drained = self._drained
-        self._drained = []
-        return drained
-
-    def stalled(self, now: float) -> list[tuple[int, float]]:
-        """(stream id, since when) of streams that have octets waiting and moved almost none since (`H2Limits.progress_octets`).
-
-        Call it now and then, `now` in seconds; how long is too long is yours to decide. "Since" is the time of an earlier call, so it is never too long ago.
-        """
-        found = []
-        for stream in self._streams.values():
-            backlog = stream.backlog
-            if backlog is None:
-                continue
-            if backlog.mark_since is None or backlog.sent - backlog.mark >= self.limits.progress_octets:
-                backlog.mark = backlog.sent
-                backlog.mark_since = now
-            else:
-                found.append((stream.id, backlog.mark_since))
-        return found
-
-    # -- messages ----------------------------------------------------------------------------------------------------------------------------
 
     def send_head(self, stream_id: int, head: RequestHead | ResponseHead, end: bool) -> None:
         """The request's head, or the final one of a response, is in the batch; `end`: nothing follows.
@@ -228,10 +95,11 @@ class SendingHalf:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        after = (_AFTER_HEAD_END if end else _AFTER_HEAD)[stream.state]
-        if after == REFUSED or stream.head_sent:
+        state = stream.state
+        after = (_AFTER_HEAD_END if end else _AFTER_HEAD)[state]
+        if after == REFUSED or stream.tail != NO_TAIL:
             raise RuntimeError(f"a head is not allowed on {stream!r}, or a second final one")
-        if isinstance(head, RequestHead):
+        if type(head) is RequestHead:
             if head.upgrade is not None:
                 stream.tunnel = head.upgrade
             elif head.method == b"CONNECT":
@@ -240,10 +108,18 @@ class SendingHalf:
                 stream.is_head_request = head.method == b"HEAD"
             block = write_request(head, self._encoder)
         else:
-            block = write_response(head, self._encoder)
-        stream.head_sent = True
-        self._write_block(stream, block, _LAST_HEAD if end else END_HEADERS)
-        stream.state = after
+            block = write_response(head, self._encoder)  # type: ignore[arg-type]
+        size = len(block)
+        if size <= SMALLEST_MAX_FRAME:
+            out = self._out
+            stream.tail = self._written + len(out)
+            out.append(pack_head(size << 8 | HEADERS, _LAST_HEAD if end else END_HEADERS, stream_id))
+            out.append(block)
+        else:
+            self._write_long_block(stream, block, _LAST_HEAD if end else END_HEADERS)
+        # To set what is so already would cost as much as a third of all this.
+        if after != state:
+            stream.state = after
         if end:
             self._local_end(stream)
 
@@ -254,9 +130,10 @@ class SendingHalf:
             return
         if _AFTER_HEAD[stream.state] == REFUSED:
             raise RuntimeError(f"not allowed on {stream!r}")
-        if stream.head_sent:
+        if stream.tail != NO_TAIL:
             raise RuntimeError(f"an informational head behind the final one on {stream!r}")
         self._write_block(stream, write_response(head, self._encoder), END_HEADERS)
+        stream.tail = NO_TAIL
 
     def send_data(self, stream_id: int, chunk: bytes) -> int:
         """The chunk is in the batch or in the stream's queue; the octets now queued there. More than 0: hold your source until `take_drained` names the stream.
@@ -275,8 +152,7 @@ class SendingHalf:
                 self._send_window -= size
                 self.sent_data_frames += 1
                 out = self._out
-                stream.batch = self._batch
-                stream.tail = len(out)
+                stream.tail = self._written + len(out)
                 out.append(pack_head(size << 8, 0, stream_id))
                 out.append(chunk)
             return 0
@@ -358,7 +234,7 @@ class SendingHalf:
             self._pump(LARGEST_STREAM_ID if most_octets is None else most_octets)
         out = self._out
         self._out = []
-        self._batch += 1
+        self._written += len(out)
         self._answers = 0
         return out
 
@@ -383,8 +259,7 @@ class SendingHalf:
             if size >= PAYING_OCTETS or not backlog.octets:
                 self.sent_data_frames += 1
             most -= size
-            stream.batch = self._batch
-            stream.tail = len(out)
+            stream.tail = self._written + len(out)
             out += (pack_head(size << 8 | DATA, 0, stream.id), chunk)
             if backlog.octets:
                 if stream.send_window > 0:
@@ -401,16 +276,20 @@ class SendingHalf:
         """A head, with these flags if it is one frame."""
         out = self._out
         size = len(block)
-        if size <= SMALLEST_MAX_FRAME:
-            stream.batch = self._batch
-            stream.tail = len(out)
-            out.append(pack_head(size << 8 | HEADERS, flags, stream.id))
-            out.append(block)
+        if size > SMALLEST_MAX_FRAME:
+            self._write_long_block(stream, block, flags)
             return
+        stream.tail = self._written + len(out)
+        out.append(pack_head(size << 8 | HEADERS, flags, stream.id))
+        out.append(block)
+
+    def _write_long_block(self, stream: Stream, block: bytes, flags: int) -> None:
+        out = self._out
         most = self.peer.frame_octets
         flags &= ~END_HEADERS
-        stream.batch = -1  # END_STREAM cannot be set on the last of them
+        stream.tail = FIXED_TAIL  # END_STREAM cannot be set on the last of them
         kind = HEADERS
+        size = len(block)
         for start in range(0, size, most):
             piece = block[start : start + most]
             out.append(frame(kind, flags | (END_HEADERS if start + most >= size else 0), stream.id, piece))
@@ -418,19 +297,28 @@ class SendingHalf:
             flags = 0
 
     def _write_end(self, stream: Stream, trailers: Headers | None) -> None:
+        out = self._out
+        stream_id = stream.id
         if trailers is not None and trailers.fields and (block := self._encoder.encode(trailers.fields)):
-            self._write_block(stream, block, _LAST_HEAD)
-        elif stream.batch == self._batch:
-            out = self._out
-            tail = stream.tail
-            head = out[tail]
-            out[tail] = pack_head(len(out[tail + 1]) << 8 | head[3], head[4] | END_STREAM, stream.id)
+            size = len(block)
+            if size <= SMALLEST_MAX_FRAME:
+                out.append(pack_head(size << 8 | HEADERS, _LAST_HEAD, stream_id))
+                out.append(block)
+            else:
+                self._write_long_block(stream, block, _LAST_HEAD)
         else:
-            self._out.append(pack_head(DATA, END_STREAM, stream.id))
-        stream.state = after = _AFTER_END[stream.state]
+            tail = stream.tail - self._written
+            if tail >= 0:
+                head = out[tail]
+                out[tail] = pack_head(len(out[tail + 1]) << 8 | head[3], head[4] | END_STREAM, stream_id)
+            else:
+                out.append(pack_head(DATA, END_STREAM, stream_id))
+        after = _AFTER_END[stream.state]
         if after == CLOSED:
             self._forget(stream, CLOSED)
-        elif stream.is_discarded:
+            return
+        stream.state = after
+        if stream.is_discarded:
             self._local_end(stream)
 
     def _local_end(self, stream: Stream) -> None:
@@ -439,28 +327,6 @@ class SendingHalf:
         elif stream.is_discarded:
             # Section 8.1: the answer is complete, the rest of the request is not wanted.
             self.reset(stream.id, NO_ERROR)
-
-    # -- endings and credit ------------------------------------------------------------------------------------------------------------------
-
-    def _forget(self, stream: Stream, state: int) -> None:
-        """The stream is over in `state`."""
-        del self._streams[stream.id]
-        if stream.window is not None:
-            self._spare += stream.window.grown
-        if state != CLOSED:
-            self._remember_end(stream.id, state)
-        if stream.backlog is not None:
-            if stream.backlog.waits:
-                self._ready.remove(stream)
-            stream.backlog = None
-        stream.state = state
-
-    def _remember_end(self, stream_id: int, state: int) -> None:
-        ended = self._ended
-        ended[stream_id] = state
-        if len(ended) > REMEMBERED_RESETS:
-            del ended[next(iter(ended))]
-
 
 def _take_slice(queue: deque[bytes], most: int, slice_octets: int) -> bytes:
     """The next octets of the queue: a chunk of at most `most` octets, or `slice_octets` of a longer one, as a view of it. Nothing is joined or copied."""

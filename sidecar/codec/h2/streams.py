@@ -124,6 +124,9 @@ AFTER: tuple[tuple[int, ...], ...] = tuple(tuple(steps[each][1] if steps[each][0
 # head is awaited.
 NO_LENGTH = -1
 NO_HEAD = -2
+# What went out: no final head yet; a frame that has left, or cannot take END_STREAM.
+NO_TAIL = -1
+FIXED_TAIL = 0
 
 
 class Backlog:
@@ -152,7 +155,7 @@ class Stream(msgspec.Struct, eq=False, gc=False):
     send_window: int
     remaining: int = NO_HEAD  # octets of body that Content-Length still promises, or one of the above
     tunnel: bytes | None = None  # the protocol of an extended CONNECT, b"" for CONNECT: its data is not a message's body
-    head_sent: bool = False  # the final head went out
+    tail: int = NO_TAIL  # where our last frame stands among all that was written (`SendingHalf._written`): END_STREAM can still be set on it; or as above
     is_head_request: bool = False
     is_discarded: bool = False  # what comes in is dropped: the head was refused and is being answered
     informational: int = 0  # 1xx heads that came in
@@ -160,8 +163,6 @@ class Stream(msgspec.Struct, eq=False, gc=False):
     taken: int = 0  # without a window: octets of DATA that came (but for the last frame), and of these those that were consumed
     given: int = 0
     backlog: Backlog | None = None
-    batch: int = -1  # the batch in which our last frame stands, and where: END_STREAM can still be set on it
-    tail: int = 0
 
     @property
     def queued(self) -> int:

@@ -266,6 +266,7 @@ def test_streams_beyond_the_limit_are_refused_and_may_be_sent_again() -> None:
     ours, theirs = pair(H2Limits(concurrent_streams=100))
     pump(ours, theirs)
     ours.peer.concurrent_streams = 1000
+    ours._limit_streams()
     for _ in range(103):
         stream_id = ours.open_stream()
         assert stream_id
