@@ -94,6 +94,7 @@ def _endpoint(pool: EndpointPool, weight_scale: int) -> dict[str, Any]:
         "discovery": configured.health,
         "check": "ok" if pool.check_failure is None else pool.check_failure,
         "outlier": pool.health.reason if pool.health is not None and pool.health.is_ejected else "ok",
+        "failing": pool.is_failing,
         "active_requests": pool.active,
         "connections": pool.connections,
         "idle": len(pool.idle),

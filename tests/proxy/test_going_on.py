@@ -129,7 +129,7 @@ def test_who_fails_is_known_to_the_next() -> None:
     for _ in range(2):
         world.send(GET)
         answered(world, {8080: OK}, 1)
-    assert [pool.is_failing for pool in world.connector.pools] == [False, True, True, True, False]
+    assert [each["failing"] for each in world.connector.snapshot()["endpoints"]] == [False, True, True, True, False]
 
 
 def test_one_that_was_ejected_is_asked_too() -> None:
