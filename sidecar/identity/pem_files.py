@@ -38,11 +38,14 @@ class PEMFiles:
         key: Path | None = None
         trust: Path | None = None
 
+        def __post_init__(self) -> None:
+            """Raises `ValueError` for half of a pair, or nothing, so that `sidecar check` finds it."""
+            if (self.certificate is None) != (self.key is None):
+                raise ValueError("`certificate` and `key` come together")
+            if self.certificate is None and self.trust is None:
+                raise ValueError("give `certificate` and `key`, or `trust`, or all three")
+
     def __init__(self, config: Config, context: Any) -> None:
-        if (config.certificate is None) != (config.key is None):
-            raise ValueError("`certificate` and `key` come together")
-        if config.certificate is None and config.trust is None:
-            raise ValueError("give `certificate` and `key`, or `trust`, or all three")
         self._files = tuple(None if path is None else str(path) for path in (config.certificate, config.key, config.trust))
         self._clock = context.clock
         self._log = context.log
