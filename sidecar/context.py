@@ -14,7 +14,7 @@ from sidecar.interfaces import IPluginContext
 from sidecar.message import RequestHead
 from sidecar.model import Node
 from sidecar.telemetry.metrics import Registry
-from sidecar.upstream.call import Answer, Call
+from sidecar.upstream.call import Answer, Call, first_authority
 
 # A plugin asks small questions (may this key in?); an answer beyond this is a mistake.
 ANSWER_BYTES = 1024 * 1024
@@ -80,13 +80,14 @@ class HTTPClient:
 
     def __init__(self, cluster: str, connector_of: Callable[[str], Any], clock: Any) -> None:
         self.cluster = cluster
+        self._authority = first_authority(cluster).encode()
         self._connector_of = connector_of
         self._clock = clock
 
     def request(self, method: bytes, path: bytes, headers: Headers | None = None, body: bytes = b"", timeout_seconds: float = 5.0) -> Deferred[Answer]:
         """See `IPluginContext.http_client`. Host is the cluster's name unless `headers` has one. Cancel the Deferred to give up."""
         fields = Headers() if headers is None else headers.copy()
-        authority = fields.get(b"host") or self.cluster.encode()
+        authority = fields.get(b"host") or self._authority
         head = RequestHead(method, path, authority, fields, content_length=len(body), end_stream=not body)
         if body:
             fields.set(b"Content-Length", b"%d" % len(body))

@@ -260,7 +260,7 @@ class IProbe(Interface):
 
     cluster = Attribute("str: the cluster's name")
     address = Attribute("Address that is asked (the endpoint's, or with the check's `port`)")
-    hostname = Attribute("str: the endpoint's own name, else the cluster's name")
+    hostname = Attribute("str: the first that may stand in Host of the endpoint's own name, the cluster's name and its address")
     timeout_seconds = Attribute("float: after this much time the probe has failed")
 
     def request(method: bytes, path: bytes, headers: Any = None, body: bytes = b"", limit_bytes: int = 65536) -> object:

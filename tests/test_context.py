@@ -60,6 +60,14 @@ def test_question_and_answer() -> None:
     assert len(world.attempts) == 1
 
 
+def test_a_cluster_may_be_called_anything() -> None:
+    """Host is then localhost."""
+    world = Asking()
+    world.context.http_client("key server").request(b"GET", b"/")
+    world.turn()
+    assert b"Host: localhost\r\n" in world.app.take()
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
+from sidecar.codec.h1.grammar import is_authority
 from sidecar.headers import Headers
 from sidecar.interfaces import IHealthCheck
 from sidecar.verdicts import Unwell
@@ -42,7 +43,9 @@ class GRPCCheck:
         metadata: dict[str, str] = {}
 
         def __post_init__(self) -> None:
-            """Raises `ValueError` for metadata that cannot be sent."""
+            """Raises `ValueError` for an authority or metadata that cannot be sent."""
+            if self.authority is not None and not is_authority(self.authority.encode()):
+                raise ValueError(f"expected a host name with or without a port, got {self.authority!r}")
             _fields(self)
 
     def __init__(self, config: Config, context: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
+from sidecar.codec.h1.grammar import is_authority
 from sidecar.headers import Headers
 from sidecar.interfaces import IHealthCheck
 from sidecar.model import Size
@@ -47,6 +48,8 @@ class HTTPCheck:
                 raise ValueError(f"expected a method such as GET or HEAD, got {self.method!r}")
             if self.method == "HEAD" and self.receive:
                 raise ValueError("an answer to HEAD has no body in which `receive` could stand")
+            if self.host is not None and not is_authority(self.host.encode()):
+                raise ValueError(f"expected a host name with or without a port, got {self.host!r}")
             _fields(self)
             expected, retriable = statuses(self.expected_statuses), statuses(self.retriable_statuses)
             if not expected:

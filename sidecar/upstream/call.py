@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from sidecar.codec.h1.grammar import is_authority
 from sidecar.errors import SidecarError, UpstreamBodyTooLarge, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from sidecar.headers import Headers
 from sidecar.interfaces import IStreamOwner
@@ -25,6 +26,12 @@ class Answer:
     body: bytes
     trailers: Headers | None = None
     version: int = 11
+
+
+def first_authority(*names: str) -> str:
+    """The first of these names that may stand in Host, "localhost" when none may: clusters may be called anything, and endpoints are by whoever tells of them.
+    """
+    return next((name for name in names if is_authority(name.encode())), "localhost")
 
 
 class _Downstream:

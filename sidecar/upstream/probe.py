@@ -20,7 +20,7 @@ from sidecar.headers import Headers
 from sidecar.interfaces import IBalancer, IProbe, IProbeConnection
 from sidecar.message import RequestHead
 from sidecar.model import Cluster, Endpoint, HealthCheck, PoolLimits
-from sidecar.upstream.call import Answer, Call
+from sidecar.upstream.call import Answer, Call, first_authority
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.pool import Connector
 from sidecar.upstream.raw import RawConnection, dial_to
@@ -127,7 +127,7 @@ class Probe:
 
     def __init__(self, connector: ProbeConnector, pool: Any, hostname: str, timeout_seconds: float) -> None:
         self.cluster = connector.name
-        self.hostname = hostname or connector.name
+        self.hostname = first_authority(hostname, connector.name, pool.address.host)
         self.timeout_seconds = timeout_seconds
         self._connector = connector
         self._pool = pool

@@ -90,3 +90,5 @@ def test_metadata_that_cannot_be_sent_is_refused() -> None:
     """When the configuration is read."""
     with pytest.raises(ValueError, match="x y"):
         GRPCCheck.Config(metadata={"x y": "1"})
+    with pytest.raises(ValueError, match="expected a host name"):
+        GRPCCheck.Config(authority="a b")

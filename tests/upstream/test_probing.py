@@ -512,6 +512,17 @@ def test_http_host_is_the_endpoints_name() -> None:
         assert b"Host: %b\r\n" % host in answered(world, OK)
 
 
+@pytest.mark.parametrize("name", ["my node", "a\r\nX-Admin: yes", "päyments"])
+def test_names_that_cannot_be_a_host_are_passed_over(name: str) -> None:
+    """Discovery may tell anything of an endpoint; and a cluster may be called anything: then its address is asked for. None of it makes the endpoint ill."""
+    for cluster, host in (("app", b"app"), (name, b"127.0.0.1")):
+        world = World(http(), endpoints=0)
+        world.checkers[0].connector.name = cluster
+        world.connector.set_endpoints([Endpoint(address=Address("127.0.0.1", 1), hostname=name)])
+        assert b"\r\nHost: %b\r\n" % host in answered(world, OK)
+        assert world.used == [1]
+
+
 def test_connections_are_kept() -> None:
     """The next probe goes over the same connection, or over a new one where that is not wanted; one that was closed meanwhile is no failure."""
     world = World(http())
