@@ -183,6 +183,8 @@ class TCPServerConnection(_Side):
 
     def lost(self, side: _Side) -> None:
         """One side is gone: what the other one still has queued leaves, then it closes."""
+        if side is not self and self._lease is not None:
+            self._lease.ended()
         self.end()
 
     def end(self, abort: bool = False) -> None:

@@ -19,8 +19,8 @@ class EndpointPool:
     """
 
     __slots__ = (
-        "_failed_after", "_succeeded", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures", "health", "idle",
-        "is_absent", "is_closed", "is_degraded", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
+        "_failed_after", "_succeeded", "_tunnels", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures",
+        "health", "idle", "is_absent", "is_closed", "is_degraded", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -31,6 +31,8 @@ class EndpointPool:
         # What balancers go by: the configured one, or a part of it while the endpoint starts slowly.
         self.weight: int = endpoint.weight
         self.active = 0
+        # Those of them that are connections of opaque octets: one that could be made has gone well, however long it stays.
+        self._tunnels = 0
         self.connections = 0
         # A set and two deques once somebody waited for it: of ten thousand endpoints few have connections, and these take more than a kilobyte.
         self.connecting: Any = ()
@@ -66,21 +68,35 @@ class EndpointPool:
             self.connecting, self.idle, self.waiting = set(), deque(), deque()
         self.waiting.append(ticket)
 
+    def tunnel_begun(self) -> None:
+        """A connection for opaque octets could be made."""
+        self.requests += 1
+        self.active += 1
+        self._tunnels += 1
+
+    def tunnel_ended(self) -> None:
+        """It is closed."""
+        self.active -= 1
+        self._tunnels -= 1
+
     def answered_badly(self) -> None:
         """An attempt was answered with 500 or above, broke, or was not answered in time."""
         self.errors += 1
         # Once it has left `active` too, one more seems to have gone well.
-        self._failed_after = max(self._failed_after, self.requests - self.active - self.errors + 1)
+        self._failed_after = max(self._failed_after, self._gone_well() + 1)
 
     def found_nobody(self) -> None:
         """No connection could be made."""
         self.failures += 1
-        self._failed_after = max(self._failed_after, self.requests - self.active - self.errors)
+        self._failed_after = max(self._failed_after, self._gone_well())
+
+    def _gone_well(self) -> int:
+        return self.requests - self.active + self._tunnels - self.errors
 
     @property
     def is_failing(self) -> bool:
         """Has the latest of its attempts failed? May say so for one more that went well. One that was not asked yet may be well."""
-        return self.requests - self.active - self.errors <= self._failed_after
+        return self._gone_well() <= self._failed_after
 
     @property
     def priority(self) -> int:
@@ -111,7 +127,7 @@ class EndpointPool:
     def successes(self) -> int:
         """Attempts that were answered with a status below 500, or given up by who asked."""
         # One that has failed and still runs is counted twice here; a counter never goes back.
-        self._succeeded = max(self._succeeded, self.requests - self.active - self.errors)
+        self._succeeded = max(self._succeeded, self._gone_well())
         return self._succeeded
 
     def __repr__(self) -> str:

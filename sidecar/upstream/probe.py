@@ -274,6 +274,8 @@ class ProbeConnection:
 
     def connectionLost(self, reason: Any) -> None:
         """The connection is gone."""
+        if self.raw is not None:
+            self.raw.ended()
         if not self._has_ended and not self._is_closed:
             self._error = UpstreamClosed(f"{self._peer} closed the connection")
         self._has_ended = self._is_closed = True

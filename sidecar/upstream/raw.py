@@ -43,10 +43,10 @@ def dial_to(connector: Connector, pool: EndpointPool, side: Any) -> RawConnectio
 
 class RawConnection:
     """A connection for opaque bytes: `side` (IProtocol with `established()` and `unavailable(error, endpoint=None)`) takes it over when it is connected and
-    its peer checked.
+    its peer checked. As long as it is open it is one of the endpoint's running requests, by which balancers go; who owns `side` calls `ended`.
     """
 
-    __slots__ = ("_began", "_connecting", "_connector", "_done", "_pool", "_side", "transport")
+    __slots__ = ("_began", "_connecting", "_connector", "_done", "_is_counted", "_pool", "_side", "transport")
 
     def __init__(self, connector: Connector, pool: EndpointPool, side: Any) -> None:
         self._connector = connector
@@ -54,7 +54,7 @@ class RawConnection:
         self._side = side
         self._connecting: Any = None
         self._began = connector.seconds()
-        self._done = False
+        self._done = self._is_counted = False
         self.transport: Any = None
 
     @property
@@ -94,13 +94,20 @@ class RawConnection:
             self.transport.abortConnection()
             return
         self._done = True
-        self._pool.requests += 1
+        self._is_counted = True
+        self._pool.tunnel_begun()
         if self._connector.observe is not None:
             # It makes up for connections that failed before, as an answer does for requests.
             self._connector.observe(self._pool, CONNECTED, self._connector.seconds() - self._began)
         self.transport.protocol = self._side
         self._side.makeConnection(self.transport)
         self._side.established()
+
+    def ended(self) -> None:
+        """What was handed over is closed. May be called more than once, or without anything having been handed over."""
+        if self._is_counted:
+            self._is_counted = False
+            self._pool.tunnel_ended()
 
     def connection_failed(self, error: UpstreamError) -> None:
         """There will be no connection."""

@@ -72,6 +72,38 @@ def test_a_connection_makes_up_for_those_that_failed() -> None:
     assert told == [(503, 0.0), (200, 0.5)]
 
 
+@pytest.mark.parametrize("ends", ["client", "application", "idle"])
+def test_a_connection_counts_for_balancers_as_long_as_it_is_open(ends: str) -> None:
+    """Least request knows who has many; one that could be made has gone well, however long it stays, and whoever ends it, it is over once."""
+    tunnel = Tunnel(endpoints=2)
+    failed, used = tunnel.world.connector.pools
+    tunnel.world.attempts[0].fail(ConnectFailed("no"))
+    assert (failed.active, used.active, used.successes) == (0, 0, 0)
+    app = tunnel.world.attempts[1].succeed()
+    assert (used.active, used.requests, used.successes) == (1, 1, 1) and failed.is_failing and not used.is_failing
+    if ends == "client":
+        tunnel.client.end()
+        app.end()
+    elif ends == "application":
+        app.end()
+        tunnel.client.end()
+    else:
+        tunnel.world.clock.pump([1.0] * 102)
+    for transport in (tunnel.client, app):
+        transport.settle()
+    assert tunnel.closed and (used.active, used.requests, used.successes) == (0, 1, 1)
+
+
+def test_a_client_that_went_away_counts_no_longer() -> None:
+    """Also when it does so before there is a connection."""
+    tunnel = Tunnel()
+    tunnel.client.abortConnection()
+    tunnel.client.settle()
+    app = tunnel.connect()
+    app.settle()
+    assert app.aborted and tunnel.world.connector.pools[0].active == 0
+
+
 @pytest.mark.parametrize(("endpoints", "attempts", "made"), [(5, 3, 3), (2, 3, 2), (5, 1, 1)])
 def test_when_no_endpoint_can_be_reached(endpoints: int, attempts: int, made: int) -> None:
     """As many as are allowed, none of them twice; then the client is reset, once."""
