@@ -10,8 +10,8 @@ def doubts(config: Config) -> list[str]:
     return [f"{_place(cluster)}{_NOBODY.format(name=cluster.name)}" for cluster in config.clusters if not cluster.endpoints and cluster.discovery is None]
 
 
-# A cluster may be listed before its endpoints are known, so this is no error.
-_NOBODY = "cluster {name} has neither `endpoints` nor `discovery`: every request to it will be answered with 503 (UH)"
+# Not to say where endpoints come from is an error; that there are none yet may be meant.
+_NOBODY = "cluster {name} has no endpoints: every request to it will be answered with 503 (UH)"
 
 
 def _place(cluster: Cluster) -> str:

@@ -51,16 +51,17 @@ def json_schema(finder: Finder | None = None) -> dict[str, Any]:
 def _model(document: Document, finder: PluginFinder) -> Config:
     problems = [*document.problems, *_duplicates(document, finder)]
     paths: dict[int, str] = {}
-    is_complete = True
+    is_complete = is_right = True
     if is_short(document.root):
         paths = node_paths(document.root)
         short = Conversion(document, finder, SHORT_CHECKS, paths)
         is_complete = short.root(ShortForm) is not FAILED
         problems += short.problems
+        is_right = not short.problems
         document.root = Expansion(document.root, short.failed, paths, short.directory).full()
     full = Conversion(document, finder, CHECKS, paths)
     config = full.root(Config)
-    check_references(full, is_complete)
+    check_references(full, is_complete, is_right)
     problems += full.problems
     if problems:
         raise ConfigError(_in_order(problems))

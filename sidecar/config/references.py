@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 
+from yaml.nodes import MappingNode
+
 from sidecar.address import Address
 from sidecar.config.convert import Conversion, Record
 from sidecar.config.suggest import did_you_mean, listing
@@ -47,14 +49,17 @@ REFERENCES: dict[tuple[type, str], tuple[type, str]] = {
 }
 
 
-def check_references(conversion: Conversion, is_complete: bool = True) -> None:
-    """Report everything that is wrong between the structs that `conversion` met. `is_complete`: no plugin was left out because its entry is wrong."""
+def check_references(conversion: Conversion, is_complete: bool = True, is_right: bool = True) -> None:
+    """Report everything that is wrong between the structs that `conversion` met. `is_complete`: no plugin was left out because its entry is wrong; `is_right`:
+    the short form, if it was one, had no problems."""
     _names(conversion)
     _references(conversion)
     _domains(conversion)
     _addresses(conversion)
     _places(conversion)
     _subsets(conversion)
+    if is_right:
+        _origins(conversion)
     if is_complete:
         _overrides(conversion)
 
@@ -171,6 +176,15 @@ def _subsets(conversion: Conversion) -> None:
             cluster = clusters.get(name)
             if cluster is not None and "lb_subset_config" not in cluster.keys:
                 record.problem(f"the cluster {name!r} has no `lb_subset_config`, so its endpoints' metadata would not be looked at", "metadata_match")
+
+
+def _origins(conversion: Conversion) -> None:
+    """It is said where a cluster's endpoints come from. Whoever has misspelt it is told so already."""
+    known = set(Cluster.__struct_fields__)
+    for record in _top_level(conversion, Cluster):
+        written = {key.value for key, _ in record.node.value} if isinstance(record.node, MappingNode) else known
+        if not ("endpoints" in written or record.has("discovery") or written - known):
+            record.problem("expected `endpoints`, or a `discovery` that finds them; `endpoints: []` is a cluster without any, which answers 503 (UH)")
 
 
 def _overrides(conversion: Conversion) -> None:

@@ -54,6 +54,9 @@ def to_yaml(config: Config, defaults: bool = False) -> str:
     """
     made = plain(config, defaults=defaults, origins=True, secrets=True)
     made.pop("origin", None)
+    for cluster in made.get("clusters", ()):
+        if not cluster.get("discovery"):
+            cluster.setdefault("endpoints", [])  # none on purpose, which has to be said
     lines = list(_lines(made, ""))
     return "\n".join(lines) + "\n" if lines else "{}\n"
 

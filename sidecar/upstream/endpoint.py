@@ -19,8 +19,9 @@ class EndpointPool:
     """
 
     __slots__ = (
-        "_failed_after", "_succeeded", "_tunnels", "active", "address", "check_failure", "configured", "connecting", "connections", "errors", "failures",
-        "health", "idle", "is_absent", "is_closed", "is_degraded", "is_new", "per_try_timeouts", "requests", "retries", "text", "used_since", "waiting", "weight",
+        "_failed_after", "_succeeded", "_tunnels", "active", "address", "check_failure", "configured", "connecting", "connections", "errors",
+        "failures", "health", "idle", "is_absent", "is_closed", "is_degraded", "is_new", "per_try_timeouts", "requests", "retries", "text",
+        "used_since", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:

@@ -16,5 +16,5 @@ def test_clusters_of_nobody() -> None:
         Cluster(name="nowhere"),
     )
     first, second = doubts(Config(clusters=clusters))
-    assert first == "a.yaml:3:5: cluster empty has neither `endpoints` nor `discovery`: every request to it will be answered with 503 (UH)"
+    assert first == "a.yaml:3:5: cluster empty has no endpoints: every request to it will be answered with 503 (UH)"
     assert second.startswith("cluster nowhere has ")
