@@ -42,7 +42,7 @@ bench: $(VENV)/.stamp-bench
 
 # Each says what it needs (Go, Node, h2load) and is skipped (status 77) where that cannot be had.
 conformance: $(VENV)/.stamp-dev
-	@failed=; for suite in h2spec http2_clients grpc_go grpc_python grpc_node websocket h2_under_load; do \
+	@failed=; for suite in h2spec http2_clients http2_go grpc_go grpc_python grpc_node websocket h2_under_load; do \
 	    echo "--- $$suite"; $(BIN)/python -m tests.conformance.$$suite || [ $$? = 77 ] || failed="$$failed $$suite"; done; \
 	    [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 

@@ -58,11 +58,14 @@ from sidecar.codec.h2.streams import CLOSED, NO_HEAD, NO_LENGTH, RECV_RESET, REC
 from sidecar.codec.h2.tables import DEFAULT_TABLE_OCTETS
 from sidecar.message import END
 
+# For each so many octets of ours the peer may give credit once more: Go's client does so for each 4 KiB that are read, twice.
+CREDITED_OCTETS = 1_024
+
 
 class H2Connection(ReceivingHalf):
     """See the module. `counters` maps each name of `COUNTERS` to how often it happened."""
 
-    __slots__ = ("_held", "_held_octets", "_needed", "_opened", "_preface", "failed")
+    __slots__ = ("_credited", "_held", "_held_octets", "_needed", "_opened", "_preface", "failed")
 
     def __init__(self, is_client: bool, limits: H2Limits | None = None, connect_protocol: bool = True) -> None:
         """Nothing is sent before `start`. `connect_protocol`: a server that takes extended CONNECT (RFC 8441)."""
@@ -73,6 +76,7 @@ class H2Connection(ReceivingHalf):
         self._held_octets = 0
         self._needed = 0
         self._opened: list[int] = []
+        self._credited = 0  # octets by which the peer opened the connection's window: with what is left of it they tell what was sent
 
     def __repr__(self) -> str:
         side = "client" if self.is_client else "server"
@@ -400,7 +404,9 @@ class H2Connection(ReceivingHalf):
         if len(payload) != 4:
             raise Violation(FRAME_SIZE_ERROR, "WINDOW_UPDATE has 4 octets")
         increment = read_number(payload)
-        self._spend("window_updates", self.limits.window_updates_rate, self.limits.window_updates_burst, 2 * self.sent_data_frames)
+        sent = DEFAULT_WINDOW + self._credited - self._send_window
+        earned = 2 * self.sent_data_frames + sent // CREDITED_OCTETS
+        self._spend("window_updates", self.limits.window_updates_rate, self.limits.window_updates_burst, earned)
         if stream_id == 0:
             if increment == 0:
                 raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
@@ -409,6 +415,7 @@ class H2Connection(ReceivingHalf):
             if self._send_window <= 0:
                 self._opened += [stream.id for stream in self._ready]
             self._send_window += increment
+            self._credited += increment
             return
         stream = self._streams.get(stream_id)
         action = TABLE[self._state_of(stream_id) if stream is None else stream.state][RECV_WINDOW][0]

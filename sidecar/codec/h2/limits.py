@@ -87,7 +87,7 @@ class H2Limits:
     # PRIORITY and frames of unknown types: ignored, but read. Old browsers send some for each stream, so heads refill this budget.
     ignored_rate: float = 100.0
     ignored_burst: int = 500
-    # WINDOW_UPDATE: one or two for each DATA frame of ours is usual, so those refill this budget.
+    # WINDOW_UPDATE: one or two for each DATA frame of ours is usual, or for a few KiB of them; so frames and octets refill this budget.
     window_updates_rate: float = 500.0
     window_updates_burst: int = 1_000
     # Answers to control frames that wait because nobody takes them: a peer that does not read must not fill memory.

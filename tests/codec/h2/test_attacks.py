@@ -107,6 +107,18 @@ def test_pings_and_window_updates_that_come_with_data_are_no_flood() -> None:
     assert not connection.failed
 
 
+def test_a_receiver_that_gives_credit_for_each_4_kib_is_no_flood() -> None:
+    """As Go's client does, for the stream and for the connection: eight times for a frame."""
+    connection = server()
+    connection.receive(headers(1, GET), 0.0)
+    connection.send_head(1, response(), False)
+    for _ in range(5_000):
+        connection.send_data(1, bytes(16_384))
+        assert len(connection.data_to_send()) >= 2
+        connection.receive((window_update_frame(1, 4_096) + window_update_frame(0, 4_096)) * 4, 0.0)
+    assert not connection.failed and connection.counters["window_updates"] == 40_000
+
+
 def test_small_messages_that_are_answered_are_no_flood() -> None:
     """Empty messages of gRPC (5 octets), each answered by one."""
     connection = server()
