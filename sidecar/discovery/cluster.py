@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from sidecar.address import Address
 from sidecar.discovery.steps import in_turns
-from sidecar.model import Endpoint
+from sidecar.model import Endpoint, Health
 from sidecar.naming.places import Steps, sliced
 
 _log = Logger(namespace="sidecar.discovery")
@@ -19,6 +19,9 @@ _log = Logger(namespace="sidecar.discovery")
 # Sets that come sooner one after the other are merged, the last one counts (Envoy: update_merge_window, which is 1 s): a rolling update of a large service
 # would keep the process busy with comparing.
 MERGE_SECONDS = 0.2
+# What `model.Endpoint` says of these.
+MAX_WEIGHT = 1_000_000
+HEALTHS = get_args(Health)
 
 
 class ClusterDiscovery:
@@ -185,4 +188,11 @@ def _refusal(endpoints: Any) -> str:
             return f"expected sidecar.model.Endpoint, got {type(each).__name__}"
         if not each.address.path and not 0 < each.address.port < 65536:
             return f"nothing can be connected to at {each.address}"
+        # Structs are not checked when they are made, and balancers add weights up.
+        if type(each.weight) is not int or not 0 <= each.weight <= MAX_WEIGHT or type(each.priority) is not int or each.priority < 0:
+            return f"expected a weight from 0 to {MAX_WEIGHT} and a priority from 0, got {each.weight!r} and {each.priority!r} for {each.address}"
+        if each.health not in HEALTHS:
+            return f"expected a health of {', '.join(HEALTHS)}, got {each.health!r} for {each.address}"
+        if each.metadata and not all(isinstance(value, str) for value in each.metadata.values()):
+            return f"expected texts as metadata, got {each.metadata!r} for {each.address}"
     return ""

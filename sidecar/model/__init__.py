@@ -19,6 +19,7 @@ from sidecar.model.endpoints import (
     OVERPROVISIONING_PERCENT as OVERPROVISIONING_PERCENT,
     ZONE_CLUSTER_SIZE as ZONE_CLUSTER_SIZE,
     Endpoint as Endpoint,
+    Health as Health,
     Locality as Locality,
     LocalityLB as LocalityLB,
     SlowStart as SlowStart,

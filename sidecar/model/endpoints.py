@@ -14,6 +14,10 @@ ZONE_CLUSTER_SIZE = 6  # Envoy: min_cluster_size; of fewer endpoints each that f
 ENDPOINT_METRICS = 100  # endpoints of a cluster with metrics of their own, eight series each: what a scraper takes without a thought
 
 
+# What is known of an endpoint from outside.
+Health = Literal["healthy", "degraded", "draining", "unhealthy"]
+
+
 class Locality(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where something runs, from wide to narrow (Envoy: Locality). Unknown parts are empty."""
 
@@ -36,7 +40,7 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priority: Count = 0
     locality: Locality | None = None
     metadata: dict[str, str] = {}
-    health: Literal["healthy", "degraded", "draining", "unhealthy"] = "healthy"
+    health: Health = "healthy"
     hostname: str = ""
 
 

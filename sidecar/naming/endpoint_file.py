@@ -11,7 +11,7 @@ walked node by node, in steps, because YAML takes a hundred times as long and be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 import yaml
@@ -20,7 +20,7 @@ from yaml.events import AliasEvent, MappingEndEvent, MappingStartEvent, NodeEven
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sidecar.address import Address
-from sidecar.model import Endpoint, Locality
+from sidecar.model import Endpoint, Health, Locality
 from sidecar.naming.places import SLICE_ITEMS, Steps, sliced
 
 MAX_DEPTH = 8  # the form has four levels
@@ -28,8 +28,6 @@ MAX_WEIGHT = 1_000_000
 MAX_PRIORITY = 128  # Envoy: LocalityLbEndpoints.priority
 # What a person mends at a time; the rest is counted.
 PROBLEMS_SHOWN = 5
-
-Health = Literal["healthy", "degraded", "draining", "unhealthy"]
 
 
 class _Place(Struct, frozen=True, forbid_unknown_fields=True):

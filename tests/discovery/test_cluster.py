@@ -112,6 +112,11 @@ def test_sets_in_quick_succession() -> None:
         (iter(at(1)), "got list_iterator"),
         (["10.0.0.1:80"], "expected sidecar.model.Endpoint, got str"),
         ([Endpoint(address=Address("10.0.0.1", 0))], "nothing can be connected to at 10.0.0.1:0"),
+        ([Endpoint(address=Address("10.0.0.1", 1), weight=-5)], "expected a weight from 0 to 1000000 and a priority from 0, got -5 and 0 for 10.0.0.1:1"),
+        ([Endpoint(address=Address("10.0.0.1", 1), weight=2.5)], "got 2.5 and 0 for"),  # type: ignore[arg-type]
+        ([Endpoint(address=Address("10.0.0.1", 1), priority=-1)], "got 1 and -1 for"),
+        ([Endpoint(address=Address("10.0.0.1", 1), health="ill")], "expected a health of healthy, "),  # type: ignore[arg-type]
+        ([Endpoint(address=Address("10.0.0.1", 1), metadata={"version": 2})], "expected texts as metadata, got {'version': 2}"),  # type: ignore[dict-item]
     ],
 )
 def test_nonsense(nonsense: Any, words: str) -> None:
