@@ -6,7 +6,7 @@ Applied to a request's target before anything is matched; the normal form is als
 - a backslash is a slash (browsers and many servers read it so); raw octets that RFC 3986 does not allow in a path are percent-encoded
 - dot segments are removed, also when written with %2e; a path that climbs above the root is refused
 - slashes are merged only where asked for; an encoded slash or backslash (%2F, %5C) stays encoded: it is part of a segment
-- refused: an encoded NUL, a `%` that is no triplet, control characters, a space, a fragment
+- refused: a dot segment that shows only when %2F or %5C is taken for a slash, an encoded NUL, a `%` that is no triplet, control characters, a space, a fragment
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _TRIPLET = re.compile(rb"%[0-9A-Fa-f]{2}")
 _BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x20\x7f#]")
 _ODD = re.compile(rb"[^%" + re.escape(_PLAIN) + rb"]")
 _FIRST_ODD = re.compile(rb"[^" + re.escape(_PLAIN) + rb"]").search
+# "/a/..%2Fadmin" is one harmless segment here, and "/admin" to an application that decodes before it resolves. No honest client writes that.
+_HIDDEN_DOTS = re.compile(rb"(?:/|%2F|%5C)\.\.?(?:%2F|%5C)|(?:%2F|%5C)\.\.?(?=/|;|$)").search
 _QUESTION_MARK = ord("?")
 _SLASHES = re.compile(rb"/{2,}")
 
@@ -82,6 +84,8 @@ def _normalize(target: bytes, merge_slashes: bool) -> bytes | None:
     normal: bytes | None = path
     if path.translate(None, _PLAIN):
         normal = _respell(path)
+        if normal is not None and _HIDDEN_DOTS(normal) is not None:
+            return None
     if normal is not None and merge_slashes:
         normal = _SLASHES.sub(b"/", normal)
     if normal is not None and b"/." in normal:

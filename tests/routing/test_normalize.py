@@ -20,6 +20,8 @@ SAME = [
     b"/a%2Fb",
     b"/a%5Cb",
     b"/%25",
+    b"/a%2F..b/.c%2F...%2F.d",
+    b"/a?b=..%2F..%2F",
 ]
 
 
@@ -59,6 +61,13 @@ def test_one_spelling(path: bytes, normal: bytes) -> None:
         b"/../a",
         b"/a/../../b",
         b"/%2e%2e/a",
+        b"/a/..%2Fadmin",
+        b"/a/%2e%2e%2fadmin",
+        b"/a/.%5cadmin",
+        b"/a/b%2F..%2F..%2Fadmin",
+        b"/a/b%2f../admin",
+        b"/a/b%2F..;x/admin",
+        b"/a/b%5C.",
         b"/a%00b",
         b"/a\x00b",
         b"/a b",
@@ -104,6 +113,9 @@ def test_normalization_is_idempotent(path: bytes, merge: bool) -> None:
     segments = normal.partition(b"?")[0].lower().replace(b"%2e", b".").split(b"/")
     assert b"." not in segments
     assert b".." not in segments
+    for separator in (b"%2f", b"%5c"):
+        segments = [each for segment in segments for each in segment.split(separator)]
+    assert len(segments) == 1 or not {b".", b".."} & set(segments), "for who decodes before the dots are taken out"
 
 
 @given(st.binary(max_size=40))
