@@ -62,7 +62,7 @@ def run(
         world.clients.reset(number)
         world.look()
     # Nobody does anything any more: limits of time end what is left.
-    for _ in range(70):
+    for _ in range(140):
         if all(each.finished for each in world.exchanges) and not world.stats.active:
             break
         world.clock.advance(5.0)

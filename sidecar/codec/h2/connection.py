@@ -227,7 +227,7 @@ class H2Connection(ReceivingHalf):
                 assert stream is not None
                 frames += 1
                 octets += size
-                if size < JOINED_BELOW and events and type(events[-1][1]) is bytes:
+                if 0 < size < JOINED_BELOW and events and type(events[-1][1]) is bytes:
                     happened.join(stream_id, data[start:stop], events)
                 elif size:
                     events.append((stream_id, data[start:stop]))

@@ -181,7 +181,7 @@ class ReceivingHalf(RefusingHalf):
 
     def _take_first_head(self, stream_id: int, end: bool, block: bytes, events: Events) -> None:
         """The head of a request, unless no stream may begin with this id."""
-        if stream_id != self._last_peer_stream + 2 or stream_id == 2 or self.is_client:
+        if stream_id != self._last_peer_stream + 2 or not 2 < stream_id <= LARGEST_STREAM_ID or self.is_client:
             stream_id &= LARGEST_STREAM_ID  # the reserved bit (section 4.1)
             if stream_id == 0:
                 raise Violation(PROTOCOL_ERROR, "HEADERS on stream 0")

@@ -15,6 +15,7 @@ from sidecar.codec.h2.frames import (
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     HEADERS,
+    LARGEST_STREAM_ID,
     PROTOCOL_ERROR,
     RST_STREAM,
     STREAM_CLOSED,
@@ -34,6 +35,7 @@ LENGTH_3 = [*POST, (b"content-length", b"3")]
 REFUSED: list[tuple[str, bytes, int, list[int] | None]] = [
     ("HEADERS on stream 0", headers(0, GET), PROTOCOL_ERROR, None),
     ("HEADERS on an even stream", headers(2, GET), PROTOCOL_ERROR, None),
+    ("the reserved bit behind the last id", headers(LARGEST_STREAM_ID, GET) + headers(LARGEST_STREAM_ID + 2, GET), PROTOCOL_ERROR, None),
     ("a lower id, never used", headers(5, GET) + headers(3, GET), PROTOCOL_ERROR, None),
     ("padding longer than HEADERS", frame(HEADERS, 0xD, 1, b"\x20" + block(GET)), PROTOCOL_ERROR, None),
     ("padded HEADERS without octets", frame(HEADERS, 0xD, 1), FRAME_SIZE_ERROR, None),
@@ -285,3 +287,10 @@ def test_a_head_that_comes_again_is_known_by_fields_that_stay_as_they_are() -> N
     heads[-2].headers.fields.append((b"x-added", b"1", b"x-added: 1\r\n"))
     heads[-1].headers.remove(b"host")
     assert known == before == connection.receive(frame(HEADERS, 5, 9, block), 0.0)[0][1].headers.fields
+
+
+def test_an_end_without_octets_is_an_end_and_nothing_more() -> None:
+    """Also behind octets of another stream."""
+    connection = server()
+    connection.receive(headers(1, POST, 4) + headers(3, POST, 4), 0.0)
+    assert connection.receive(frame(DATA, 0, 1, b"x" * 100) + frame(DATA, 1, 3), 0.0) == [(1, b"x" * 100), (3, END)]
