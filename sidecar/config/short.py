@@ -18,6 +18,7 @@ from sidecar.model import (
     CircuitBreakers,
     Cluster,
     Config,
+    DNSName,
     Duration,
     Endpoint,
     HealthCheck,
@@ -109,7 +110,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     (HOST:PORT or the name of SRV records, one or several), `endpoints_file` and `discovery` (a plugin, with its configuration)."""
 
     endpoints: tuple[Endpoint, ...] = ()
-    dns: str | tuple[str, ...] | None = None
+    dns: str | tuple[str | DNSName, ...] | None = None
     endpoints_file: str | None = None
     discovery: PluginRef | None = None
     mtls: bool = True

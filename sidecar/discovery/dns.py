@@ -16,9 +16,10 @@ from sidecar.address import Address
 from sidecar.discovery.findings import Changed, Findings
 from sidecar.discovery.resolver import Hosts, LookupFailed, NameServers, NoSuchName
 from sidecar.interfaces import IDiscovery
-from sidecar.model import Backoff, Duration, Endpoint
+from sidecar.model import Backoff, DNSName, Duration, Endpoint
 from sidecar.naming import pace
 from sidecar.naming.dns_answers import LookupFamily, Service, refresh_after, weigh
+from sidecar.naming.endpoint_file import MAX_PRIORITY
 from sidecar.naming.places import make_address
 
 MIN_REFRESH_SECONDS = 1.0  # Envoy: dns_min_refresh_rate; a TTL of 0 must not mean a query for every answer
@@ -32,6 +33,7 @@ class _Name:
     """One name that is looked up for itself. `known`: the endpoints of its last good answer; None before there was one."""
 
     text: str
+    what: DNSName
     host: str
     port: int
     waits: pace.Backoff
@@ -56,11 +58,11 @@ class DNS:
     """The endpoints behind one or more names. Made with `(config, context)`."""
 
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-        """`names`: HOST:PORT for address records, or a name without port for SRV records. `mode`: "strict" (each address is an endpoint) or "logical" (one at
-        a time). `lookup_family`: which addresses. `on_negative`: what "no such name" means: "keep" what was known, or "empty". `servers`, `search`: instead
-        of resolv.conf's."""
+        """`names`: HOST:PORT for address records, or a name without port for SRV records; or a `DNSName` with more about its endpoints. `mode`: "strict" (each
+        address is an endpoint) or "logical" (one at a time). `lookup_family`: which addresses. `on_negative`: what "no such name" means: "keep" what was known,
+        or "empty". `servers`, `search`: instead of resolv.conf's."""
 
-        names: str | tuple[str, ...]
+        names: str | tuple[str | DNSName, ...]
         mode: Literal["strict", "logical"] = "strict"
         lookup_family: LookupFamily = "v4_preferred"
         on_negative: Literal["keep", "empty"] = "keep"
@@ -79,12 +81,17 @@ class DNS:
         names = _names(config)
         if not names:
             yield "expected at least one name"
-        for name in names:
+        for each in names:
             try:
-                _split(name)
+                _, port = _split(each.name)
             except ValueError as error:
                 yield str(error)
-        if len(set(names)) < len(names):
+                continue
+            if not port and each.weight != 1:
+                yield f"the SRV records of {each.name} have weights of their own"
+            if each.priority > MAX_PRIORITY:
+                yield f"expected a priority up to {MAX_PRIORITY}, got {each.priority}"
+        if len({each.name for each in names}) < len(names):
             yield "a name stands here twice"
         if not 0 < config.min_refresh_rate <= config.max_refresh_rate:
             yield f"expected a min_refresh_rate above 0 and at most max_refresh_rate ({config.max_refresh_rate:g} s), got {config.min_refresh_rate:g} s"
@@ -103,7 +110,7 @@ class DNS:
         self._log = context.log
         self._servers = NameServers(context.reactor, config.servers, config.resolv_conf, config.hosts_file, _search(config), config.timeout)
         backoff = config.failure_refresh_rate
-        self._names = [_Name(text, *_split(text), waits=pace.Backoff(backoff.base, backoff.max, random.random)) for text in _names(config)]
+        self._names = [_Name(each.name, each, *_split(each.name), waits=pace.Backoff(backoff.base, backoff.max, random.random)) for each in _names(config)]
         self._is_told = False
         self._at_a_time = DeferredSemaphore(TARGETS_AT_A_TIME)
         self._findings = Findings(", ".join(name.text for name in self._names), context.clock, context.log)
@@ -189,7 +196,8 @@ class DNS:
             addresses = (current,) if current in addresses else addresses[:1]
         else:
             addresses = tuple(sorted(addresses))  # servers rotate them, which is no change
-        return tuple(Endpoint(address=make_address(each, name.port), hostname=name.host) for each in dict.fromkeys(addresses)), hosts.ttl
+        weight, priority = name.what.weight, name.what.priority
+        return tuple(_endpoint(name, make_address(each, name.port), weight, priority, name.host) for each in dict.fromkeys(addresses)), hosts.ttl
 
     async def _services(self, name: _Name) -> tuple[tuple[Endpoint, ...], float]:
         """SRV records and the addresses of their targets. A target that cannot be looked up now keeps the addresses that it had."""
@@ -213,9 +221,7 @@ class DNS:
         weighed.sort(key=lambda each: (each.priority, each.host, each.port))
         if self._config.mode == "logical":
             weighed = weighed[:1]
-        return tuple(
-            Endpoint(address=make_address(each.host, each.port), weight=each.weight, priority=each.priority, hostname=each.target) for each in weighed
-        ), ttl
+        return tuple(_endpoint(name, make_address(each.host, each.port), each.weight, name.what.priority + each.priority, each.target) for each in weighed), ttl
 
     async def _target(self, name: _Name, target: str) -> _Target:
         try:
@@ -226,8 +232,14 @@ class DNS:
             return _Target(Hosts(name.targets.get(target, ()), self._config.min_refresh_rate), error)
 
 
-def _names(config: DNS.Config) -> tuple[str, ...]:
-    return (config.names,) if isinstance(config.names, str) else config.names
+def _endpoint(name: _Name, address: Address, weight: int, priority: int, hostname: str) -> Endpoint:
+    what = name.what
+    return Endpoint(address=address, weight=weight, priority=priority, hostname=hostname, locality=what.locality, metadata=what.metadata)
+
+
+def _names(config: DNS.Config) -> tuple[DNSName, ...]:
+    names = (config.names,) if isinstance(config.names, str) else config.names
+    return tuple(DNSName(name=each) if isinstance(each, str) else each for each in names)
 
 
 def _search(config: DNS.Config) -> tuple[str, ...] | None:

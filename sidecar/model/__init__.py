@@ -18,6 +18,7 @@ from sidecar.model.endpoints import (
     ENDPOINT_METRICS as ENDPOINT_METRICS,
     OVERPROVISIONING_PERCENT as OVERPROVISIONING_PERCENT,
     ZONE_CLUSTER_SIZE as ZONE_CLUSTER_SIZE,
+    DNSName as DNSName,
     Endpoint as Endpoint,
     Health as Health,
     Locality as Locality,

@@ -44,6 +44,17 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hostname: str = ""
 
 
+class DNSName(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A name and what is known of all endpoints behind it (Envoy: an lb_endpoint of a strict DNS cluster). `weight`: of each of its addresses; SRV records have
+    their own. `priority`: of its endpoints, or added to those of SRV records. `locality`, `metadata`: as of an `Endpoint`."""
+
+    name: str
+    weight: Weight = 1
+    priority: Count = 0
+    locality: Locality | None = None
+    metadata: dict[str, str] = {}
+
+
 class SlowStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint that is new, or well again, gets its share of requests little by little over `slow_start_window` (Envoy: slow_start_config). Its weight
     grows with (time / window) ^ (1 / `aggression`): 1 is linear, more is faster at first. `min_weight_percent`: what it begins with.

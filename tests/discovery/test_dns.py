@@ -14,7 +14,7 @@ from sidecar.address import Address
 from sidecar.discovery.dns import DNS
 from sidecar.discovery.resolver import Hosts, LookupFailed, NoSuchName, Records
 from sidecar.interfaces import IDiscovery
-from sidecar.model import Backoff
+from sidecar.model import Backoff, DNSName, Locality
 from sidecar.testing import STARTED, FakeContext
 from tests.discovery.name_server import NameServer, a, srv
 from tests.discovery.watching import Told, run, until
@@ -65,6 +65,46 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         return plugin, servers, told, first
 
     return begin
+
+
+def test_each_name_says_what_holds_for_its_endpoints(make: Make) -> None:
+    """Weight, priority, place and metadata; SRV records have weights of their own, and their priorities come on top."""
+    there = Locality(region="us")
+    names = (
+        DNSName(name="pay:80", weight=3, locality=there, metadata={"v": "1"}),
+        "plain:81",
+        DNSName(name="_http._tcp.pay", priority=2, metadata={"v": "2"}),
+    )
+    answers = {
+        "pay": Hosts(("10.0.0.2", "10.0.0.1"), 60.0),
+        "plain": Hosts(("10.0.0.3",), 60.0),
+        "_http._tcp.pay": Records((Target(1, 10, 9000, "a"), Target(5, 10, 9001, "b")), 60),
+        "a": Hosts(("10.0.1.1",), 60.0),
+        "b": Hosts(("10.0.1.2",), 60.0),
+    }
+    _, _, told, _ = make(answers, names)
+    found = [(str(each.address), each.weight, each.priority, each.locality, each.metadata, each.hostname) for each in told.endpoints[-1]]
+    assert found == [
+        ("10.0.0.1:80", 3, 0, there, {"v": "1"}, "pay"),
+        ("10.0.0.2:80", 3, 0, there, {"v": "1"}, "pay"),
+        ("10.0.0.3:81", 1, 0, None, {}, "plain"),
+        ("10.0.1.1:9000", 1, 2, None, {"v": "2"}, "a"),
+        ("10.0.1.2:9001", 1, 3, None, {"v": "2"}, "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ((DNSName(name="_http._tcp.pay", weight=2),), "the SRV records of _http._tcp.pay have weights of their own"),
+        ((DNSName(name="pay:80", priority=129),), "expected a priority up to 128, got 129"),
+        ((DNSName(name="pay:80", weight=2), "pay:80"), "a name stands here twice"),
+        ((DNSName(name="pay"),), "expected HOST:PORT"),
+    ],
+)
+def test_what_is_said_of_a_name_makes_sense(names: Any, sentence: str) -> None:
+    """Or the configuration is refused."""
+    assert sentence in next(iter(DNS.validate(DNS.Config(names=names))))
 
 
 def advance(plugin: DNS, seconds: float) -> None:
