@@ -344,6 +344,9 @@ class IDownstreamStream(Interface):
     def send_data(chunk: bytes) -> None:
         """A chunk of the body, or of an open tunnel."""
 
+    def send_last(chunk: bytes) -> None:
+        """`send_data` and `send_end(None)` in one, for a body."""
+
     def send_end(trailers: Any) -> None:
         """The end of the body; `trailers` is a `Headers` or None."""
 
@@ -381,6 +384,9 @@ class IUpstreamStream(Interface):
     def send_data(chunk: bytes) -> None:
         """A chunk of the body, or of an open tunnel."""
 
+    def send_last(chunk: bytes) -> None:
+        """`send_data` and `send_end(None)` in one, for a body."""
+
     def send_end(trailers: Any) -> None:
         """The end of the body; not called after a head with `end_stream`."""
 
@@ -405,6 +411,10 @@ class IStreamOwner(Interface):
 
     def request_data(chunk: bytes) -> None:
         """From downstream: a chunk of the body or tunnel."""
+
+    def request_last(chunk: bytes) -> bool:
+        """From downstream: `request_data` and `request_end(None)` in one. False: the chunk alone was taken, and `request_end` is to follow unless the exchange
+        paused the request meanwhile: then when it is resumed."""
 
     def request_end(trailers: Any) -> None:
         """From downstream: the body's end, or the end of the client's side of a tunnel."""
@@ -435,6 +445,9 @@ class IStreamOwner(Interface):
 
     def response_data(chunk: bytes) -> None:
         """From upstream: a chunk of the body or tunnel."""
+
+    def response_last(chunk: bytes) -> bool:
+        """From upstream: `response_data` and `response_end(None)` in one. False: as for `request_last`."""
 
     def response_end(trailers: Any) -> None:
         """From upstream: the body's end, or the end of the application's side of a tunnel."""

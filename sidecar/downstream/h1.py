@@ -370,6 +370,11 @@ class H1ServerConnection:
         else:
             self._writer.data(chunk, self._out)
 
+    def send_last(self, chunk: bytes) -> None:
+        """See `IDownstreamStream`."""
+        self.send_data(chunk)
+        self.send_end(None)
+
     def send_end(self, trailers: Headers | None) -> None:
         """See `IDownstreamStream`."""
         if self._is_tunnel:

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from os import urandom
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
 from zope.interface import implementer
 
-from sidecar.codec import websocket
 from sidecar.codec.h2.connection import H2Connection
-from sidecar.codec.h2.events import ConnectionFailed, HeadMalformed, HeadRefused, PingAcked, StreamReset
+from sidecar.codec.h2.events import ConnectionFailed, HeadMalformed, HeadRefused, LastChunk, PingAcked, StreamReset
 from sidecar.codec.h2.frames import CANCEL, ENHANCE_YOUR_CALM, LARGEST_STREAM_ID, NO_ERROR
 from sidecar.codec.h2.limits import H2Limits
 from sidecar.downstream.h2_stream import H2ServerStream
 from sidecar.downstream.unfinished import Unfinished
 from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused
-from sidecar.message import END, End, RequestHead, ResponseHead
+from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.transport.lifetime import end_of_life
 from sidecar.transport.slow import SlowStreams
 
@@ -78,6 +76,7 @@ class H2ServerConnection:
         self.requests = 0
         self.high = limits.watermark_bytes
         self.h2 = H2Connection(False, codec_limits)
+        self.h2.joins_ends = True
         self.is_congested = False
         self._begin = begin
         self._refuse = refuse
@@ -130,7 +129,7 @@ class H2ServerConnection:
             kind = type(event)
             if kind is RequestHead:
                 self._start(stream_id, event, now)
-            elif kind is bytes or kind is End:
+            elif kind is bytes or kind is LastChunk or kind is End:
                 stream = streams.get(stream_id)
                 if stream is not None:
                     if stream.is_paused or stream.waits_for_tunnel or stream.inbox:
@@ -138,6 +137,8 @@ class H2ServerConnection:
                     elif kind is bytes:
                         stream.held += len(event)
                         stream.exchange.request_data(event)
+                    elif kind is LastChunk:
+                        stream.take_last(event.chunk)
                     else:
                         stream.request_done = True
                         stream.exchange.request_end(event.trailers)
@@ -177,18 +178,7 @@ class H2ServerConnection:
             self._announce()
 
     def _start_tunnel(self, stream: H2ServerStream, head: RequestHead, now: float) -> None:
-        """What follows the head is for the tunnel, so it waits until there is one: the exchange sees a request without a body, as over HTTP/1.1."""
-        stream.waits_for_tunnel = True
-        stream.request_done = False
-        if head.end_stream:
-            stream.inbox.append(END)
-        head.end_stream = True
-        head.content_length = 0
-        stream.key = b""
-        if head.upgrade == websocket.NAME:
-            key = websocket.key_field(urandom(websocket.KEY_OCTETS))
-            stream.key = key[1]
-            head.headers.fields = [*(each for each in head.headers.fields if each[0] != websocket.KEY), key]
+        stream.begin_tunnel(head)
         stream.exchange = exchange = self._begin(stream, head, now)
         if head.upgrade is not None and head.upgrade not in self.runtime.upgrades:
             # Over HTTP/1.1 it would be passed on as a plain request; here the answer to that would be taken for the tunnel.

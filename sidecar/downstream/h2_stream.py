@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from os import urandom
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
 from sidecar.codec import websocket
+from sidecar.codec.h2.events import LastChunk
 from sidecar.errors import SidecarError, UpstreamProtocolError
 from sidecar.headers import Headers
 from sidecar.interfaces import IDownstreamStream
-from sidecar.message import End, ResponseHead
+from sidecar.message import END, End, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from sidecar.downstream.h2 import H2ServerConnection
@@ -29,7 +31,7 @@ class H2ServerStream:
         self._connection = connection
         self.timer = connection.runtime.wheel.timer(self._on_timer)
         self.exchange: Any = None
-        self.inbox: deque[bytes | End] = deque()
+        self.inbox: deque[bytes | LastChunk | End] = deque()
         self.key = b""
         self.begin(0, True)
 
@@ -74,6 +76,13 @@ class H2ServerStream:
         """See `IDownstreamStream`."""
         connection = self._connection
         queued = connection.h2.send_data(self.id, chunk)
+        if (queued > connection.slow.mark or connection.is_congested) and not self.is_congested and self.exchange is not None:
+            connection.hold(self)
+
+    def send_last(self, chunk: bytes) -> None:
+        """See `IDownstreamStream`."""
+        connection = self._connection
+        queued = connection.h2.send_data(self.id, chunk, True)
         if (queued > connection.slow.mark or connection.is_congested) and not self.is_congested and self.exchange is not None:
             connection.hold(self)
 
@@ -141,6 +150,8 @@ class H2ServerStream:
                 if type(event) is bytes:
                     self.held += len(event)
                     exchange.request_data(event)
+                elif type(event) is LastChunk:
+                    self.take_last(event.chunk)
                 else:
                     self.request_done = True
                     exchange.request_end(event.trailers)  # type: ignore[union-attr]
@@ -149,6 +160,31 @@ class H2ServerStream:
         if self.id == stream_id and not self.is_paused and self.held:
             self.credit()
             self._connection.flush()
+
+    def take_last(self, chunk: bytes) -> None:
+        """The end of the request with its last octets, for which no credit is due."""
+        self.request_done = True
+        exchange, stream_id = self.exchange, self.id
+        if not exchange.request_last(chunk) and self.id == stream_id:
+            # The exchange took the chunk alone.
+            if self.is_paused:
+                self.inbox.append(END)
+            else:
+                exchange.request_end(None)
+
+    def begin_tunnel(self, head: RequestHead) -> None:
+        """What follows the head is for the tunnel, so it waits until there is one: the exchange sees a request without a body, as over HTTP/1.1."""
+        self.waits_for_tunnel = True
+        self.request_done = False
+        if head.end_stream:
+            self.inbox.append(END)
+        head.end_stream = True
+        head.content_length = 0
+        self.key = b""
+        if head.upgrade == websocket.NAME:
+            key = websocket.key_field(urandom(websocket.KEY_OCTETS))
+            self.key = key[1]
+            head.headers.fields = [*(each for each in head.headers.fields if each[0] != websocket.KEY), key]
 
     def credit(self) -> None:
         """The exchange took it all."""

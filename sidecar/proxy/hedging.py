@@ -173,6 +173,11 @@ class SideAttempt:
         """See `IStreamOwner`."""
         self.exchange.response_data(chunk)
 
+    def response_last(self, chunk: bytes) -> bool:
+        """See `IStreamOwner`."""
+        self.exchange.response_data(chunk)
+        return False
+
     def response_end(self, trailers: Headers | None) -> None:
         """See `IStreamOwner`."""
         self.exchange.response_end(trailers)
@@ -199,6 +204,10 @@ class SideAttempt:
         """Likewise."""
 
     def request_data(self, chunk: bytes) -> None:
+        """The client speaks to the exchange."""
+        raise AssertionError("an attempt has no downstream of its own")
+
+    def request_last(self, chunk: bytes) -> bool:
         """The client speaks to the exchange."""
         raise AssertionError("an attempt has no downstream of its own")
 

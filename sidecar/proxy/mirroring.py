@@ -304,6 +304,10 @@ class Shadow:
     def response_data(self, chunk: bytes) -> None:
         """Thrown away."""
 
+    def response_last(self, chunk: bytes) -> bool:
+        """Thrown away; the end follows."""
+        return False
+
     def response_end(self, trailers: Headers | None) -> None:
         """The answer is over."""
         self._stream = None
@@ -397,6 +401,10 @@ class Shadow:
 
     def request_data(self, chunk: bytes) -> None:
         """Part of IStreamOwner."""
+        raise AssertionError("a copy has no downstream")
+
+    def request_last(self, chunk: bytes) -> bool:
+        """The client speaks to the exchange."""
         raise AssertionError("a copy has no downstream")
 
     def request_end(self, trailers: Headers | None) -> None:

@@ -317,6 +317,30 @@ class RequestWay(PluginCalls):
         else:
             self._hold(chunk)
 
+    def request_last(self, chunk: bytes) -> bool:
+        """From downstream: the body's last chunk and its end, without trailers. False: something holds the end back, and the chunk alone was taken."""
+        upstream = self.upstream
+        if upstream is None or self._flow is not None or self._inbox is not None or self.is_tunnel:
+            self.request_data(chunk)
+            return False
+        self.request_bytes += len(chunk)
+        self._last_moved = self.http.seconds()
+        self.request_complete = True
+        if self._deadline == 0.0 or self._times is not None:
+            self._arm()
+        kept = self._kept
+        if kept is not None:
+            kept += (chunk, END)
+            if self.request_bytes > self.route.retry.body_bytes:  # type: ignore[union-attr]
+                self._keep_no_more()
+        if self.grpc is not None:
+            self.grpc.goes_up(chunk)
+        try:
+            upstream.send_last(chunk)
+        except SidecarError as error:
+            self.fail(error)
+        return True
+
     def request_end(self, trailers: Headers | None) -> None:
         """From downstream: the body's end, or the client's end of a tunnel."""
         self.request_complete = True

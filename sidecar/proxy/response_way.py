@@ -176,6 +176,23 @@ class ResponseWay(PluginCalls):
             self.response_bytes += len(chunk)
             self.downstream.send_data(chunk)
 
+    def response_last(self, chunk: bytes) -> bool:
+        """From upstream: the body's last chunk and its end, without trailers. False: the chunk alone was taken."""
+        if self._response_flow is not None or self.grpc is not None or self.is_tunnel:
+            self.response_data(chunk)
+            return False
+        self._last_moved = self.http.seconds()
+        if self._owed is not None:
+            self._tell_owed()
+        self.response_bytes += len(chunk)
+        downstream = self.downstream
+        downstream.send_last(chunk)
+        self.upstream = None
+        downstream.flush()
+        self._finish()
+        downstream.release()
+        return True
+
     def response_end(self, trailers: Headers | None) -> None:
         """From upstream: the body's end, or the application's end of a tunnel."""
         if self.grpc is not None:

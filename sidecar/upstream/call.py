@@ -120,6 +120,10 @@ class Call:
         else:
             self._chunks.append(chunk)
 
+    def response_last(self, chunk: bytes) -> bool:
+        self.response_data(chunk)
+        return False
+
     def response_end(self, trailers: Headers | None) -> None:
         self._stream = None
         self._trailers = trailers
@@ -139,6 +143,9 @@ class Call:
         self._end(error)
 
     def request_data(self, chunk: bytes) -> None:
+        raise AssertionError("a request of our own has no downstream")
+
+    def request_last(self, chunk: bytes) -> bool:
         raise AssertionError("a request of our own has no downstream")
 
     def request_end(self, trailers: Headers | None) -> None:

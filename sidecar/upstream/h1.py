@@ -239,6 +239,11 @@ class H1ClientConnection:
         else:
             self._writer.data(chunk, self._out)
 
+    def send_last(self, chunk: bytes) -> None:
+        """See `IUpstreamStream`."""
+        self.send_data(chunk)
+        self.send_end(None)
+
     def send_end(self, trailers: Headers | None) -> None:
         """See `IUpstreamStream`."""
         if self._is_tunnel:

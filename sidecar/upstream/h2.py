@@ -52,6 +52,7 @@ class H2ClientConnection:
         self.requests = 0
         self.connecting: Any = None
         self.h2 = H2Connection(True, multiplexer.limits)
+        self.h2.joins_ends = True
         self.high = pool.cluster.watermark_bytes
         self.most = multiplexer.options.max_concurrent_streams
         self.streams: dict[int, H2ClientStream] = {}

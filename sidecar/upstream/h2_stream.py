@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import implementer
 
 from sidecar.codec import websocket
+from sidecar.codec.h2.events import LastChunk
 from sidecar.codec.h2.fields import weight
 from sidecar.codec.h2.frames import CANCEL
 from sidecar.errors import HeadTooLarge, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Octets of a request kept until its answer begins, to send them again on another connection: unary gRPC calls fit, uploads are not held twice.
 REPLAY_BYTES = 64 * 1024
 
-Event = ResponseHead | bytes | End
+Event = ResponseHead | bytes | LastChunk | End
 
 
 @implementer(IUpstreamStream)
@@ -108,6 +109,21 @@ class H2ClientStream:
         if (queued > connection.slow.mark or connection.is_congested) and not self.is_congested and self.owner is not None:
             connection.hold(self)
 
+    def send_last(self, chunk: bytes) -> None:
+        """See `IUpstreamStream`."""
+        self.request_done = True
+        replay = self.replay
+        if self._ticket is not None or replay is None or self.replay_octets + len(chunk) > REPLAY_BYTES:
+            self.send_data(chunk)
+            self.send_end(None)
+            return
+        self.replay_octets += len(chunk)
+        replay += (chunk, END)
+        connection = self._connection
+        queued = connection.h2.send_data(self.id, chunk, True)
+        if (queued > connection.slow.mark or connection.is_congested) and not self.is_congested and self.owner is not None:
+            connection.hold(self)
+
     def _keep_waiting(self, event: bytes | End) -> None:
         """There is no stream to send it on yet: no more, please."""
         assert self.replay is not None
@@ -175,6 +191,8 @@ class H2ClientStream:
                 if event.end_stream or event.status == 101:  # type: ignore[union-attr]
                     self._head_is_last(event)
                 owner.response_head(event)
+            elif kind is LastChunk:
+                self._receive_last(event.chunk)  # type: ignore[union-attr]
             else:
                 self.held = 0  # no credit is due behind the end
                 if self.request_done:
@@ -185,6 +203,18 @@ class H2ClientStream:
         except SidecarError as error:
             # A writer refused what filters made of the message.
             owner.fail(error)
+
+    def _receive_last(self, chunk: bytes) -> None:
+        """The end with the last octets, for which no credit is due."""
+        owner = self.owner
+        if owner.response_last(chunk):
+            self._connection.finish(self)
+        elif self.owner is owner:
+            # The owner took the chunk alone.
+            if self.is_paused:
+                self.inbox = deque((END,))
+            else:
+                self.receive(END)
 
     def _head_is_last(self, head: Any) -> None:
         """No body follows this head, or a tunnel does."""

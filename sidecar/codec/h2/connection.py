@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from sidecar.codec.h2 import events as happened
 from sidecar.codec.h2.connection_state import FRAME_HEAD_OCTETS
-from sidecar.codec.h2.events import JOINED_BELOW
+from sidecar.codec.h2.events import JOINED_BELOW, LastChunk
 from sidecar.codec.h2.frames import (
     ACK,
     CONTINUATION,
@@ -63,14 +63,14 @@ CREDITED_OCTETS = 1_024
 
 
 class H2Connection(ReceivingHalf):
-    """See the module. `counters` maps each name of `COUNTERS` to how often it happened."""
+    """See the module. `counters` maps each name of `COUNTERS` to how often it happened. `joins_ends`: give a usual last frame of a body as one `LastChunk`."""
 
-    __slots__ = ("_credited", "_held", "_held_octets", "_needed", "_opened", "_preface", "failed")
+    __slots__ = ("_credited", "_held", "_held_octets", "_needed", "_opened", "_preface", "failed", "joins_ends")
 
     def __init__(self, is_client: bool, limits: H2Limits | None = None, connect_protocol: bool = True) -> None:
         """Nothing is sent before `start`. `connect_protocol`: a server that takes extended CONNECT (RFC 8441)."""
         super().__init__(is_client, limits or H2Limits(), connect_protocol)
-        self.failed = False
+        self.failed = self.joins_ends = False
         self._preface = b"" if is_client else PREFACE  # what of it is still to come
         self._held: list[bytes] = []  # pieces of an unfinished frame
         self._held_octets = 0
@@ -178,6 +178,7 @@ class H2Connection(ReceivingHalf):
         self._needed = 9
         streams = self._streams
         uncounted = self._uncounted
+        joins = self.joins_ends
         # What the connection's window allows in any case needs no looking at it for each frame.
         is_allowed = end <= self._window.left
         frames = octets = 0  # of DATA, to be counted at the end
@@ -227,12 +228,17 @@ class H2Connection(ReceivingHalf):
                 assert stream is not None
                 frames += 1
                 octets += size
-                if 0 < size < JOINED_BELOW and events and type(events[-1][1]) is bytes:
+                if not size:
+                    pass
+                elif kind == LAST_DATA and joins:
+                    events.append((stream_id, LastChunk(data[start:stop])))
+                elif size < JOINED_BELOW and events and type(events[-1][1]) is bytes:
                     happened.join(stream_id, data[start:stop], events)
-                elif size:
+                else:
                     events.append((stream_id, data[start:stop]))
                 if kind == LAST_DATA:
-                    events.append((stream_id, END))
+                    if not (size and joins):
+                        events.append((stream_id, END))
                     if after == CLOSED:
                         self._forget(stream, CLOSED)
                     else:

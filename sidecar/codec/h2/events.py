@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.errors import SidecarError
 from sidecar.message import RequestHead
@@ -21,6 +23,15 @@ def join(stream_id: int, chunk: bytes, events: list[tuple[int, Any]]) -> None:
         events[-1] = (stream_id, before + chunk)
     else:
         events.append((stream_id, chunk))
+
+
+class LastChunk(msgspec.Struct, eq=False, gc=False):
+    """A chunk of the body with which the message ends, no trailers: what is a chunk and `END` otherwise. Only where `H2Connection.joins_ends` is set."""
+
+    chunk: bytes
+
+    def __repr__(self) -> str:
+        return f"<LastChunk of {len(self.chunk)}>"
 
 
 class StreamReset:

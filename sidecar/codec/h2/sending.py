@@ -135,37 +135,51 @@ class SendingHalf(ConnectionState):
         self._write_block(stream, write_response(head, self._encoder), END_HEADERS)
         stream.tail = NO_TAIL
 
-    def send_data(self, stream_id: int, chunk: bytes) -> int:
+    def send_data(self, stream_id: int, chunk: bytes, end: bool = False) -> int:
         """The chunk is in the batch or in the stream's queue; the octets now queued there. More than 0: hold your source until `take_drained` names the stream.
+        `end`: nothing follows, as `send_end` says.
         """
         stream = self._streams.get(stream_id)
         if stream is None:
             return 0
         backlog = stream.backlog
-        if _AFTER_DATA[stream.state] == REFUSED or (backlog is not None and backlog.ending):
+        state = stream.state
+        if _AFTER_DATA[state] == REFUSED or (backlog is not None and backlog.ending):
             raise RuntimeError(f"data behind the end of {stream!r}")
         size = len(chunk)
         window = stream.send_window
         if size <= window and size <= self._send_window and size <= self._frame_octets and backlog is None and not self._ready:
             if size:
-                stream.send_window = window - size
                 self._send_window -= size
                 self.sent_data_frames += 1
                 out = self._out
+                if end:
+                    out.append(pack_head(size << 8, END_STREAM, stream_id))
+                    out.append(chunk)
+                    self._ended_here(stream, _AFTER_END[state])
+                    return 0
+                stream.send_window = window - size
                 stream.tail = self._written + len(out)
                 out.append(pack_head(size << 8, 0, stream_id))
                 out.append(chunk)
+            elif end:
+                self._write_end(stream, None)
             return 0
-        if not size:
-            return stream.queued
+        if size:
+            self._queue(stream, chunk)
+        if end:
+            self.send_end(stream_id)
+        return stream.queued
+
+    def _queue(self, stream: Stream, chunk: bytes) -> None:
+        backlog = stream.backlog
         if backlog is None:
             backlog = stream.backlog = Backlog()
         backlog.chunks.append(chunk)
-        backlog.octets += size
-        if not backlog.waits and window > 0:
+        backlog.octets += len(chunk)
+        if not backlog.waits and stream.send_window > 0:
             backlog.waits = True
             self._ready.append(stream)
-        return backlog.octets
 
     def send_end(self, stream_id: int, trailers: Headers | None = None) -> None:
         """The stream's message ends behind what was sent so far. Our side of a tunnel ends so, too."""
@@ -313,11 +327,14 @@ class SendingHalf(ConnectionState):
                 out[tail] = pack_head(len(out[tail + 1]) << 8 | head[3], head[4] | END_STREAM, stream_id)
             else:
                 out.append(pack_head(DATA, END_STREAM, stream_id))
-        after = _AFTER_END[stream.state]
-        if after == CLOSED:
+        self._ended_here(stream, _AFTER_END[stream.state])
+
+    def _ended_here(self, stream: Stream, state: int) -> None:
+        """Our side is ended, which leads to `state`."""
+        if state == CLOSED:
             self._forget(stream, CLOSED)
             return
-        stream.state = after
+        stream.state = state
         if stream.is_discarded:
             self._local_end(stream)
 

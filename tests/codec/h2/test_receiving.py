@@ -7,7 +7,7 @@ from typing import Any
 import hpack
 import pytest
 
-from sidecar.codec.h2.events import ConnectionFailed, StreamReset
+from sidecar.codec.h2.events import ConnectionFailed, LastChunk, StreamReset
 from sidecar.codec.h2.frames import (
     COMPRESSION_ERROR,
     CONTINUATION,
@@ -145,6 +145,27 @@ def test_small_chunks_of_one_stream_that_arrive_together_are_one() -> None:
     assert events == [(1, b"ab"), (3, b"c"), (1, b"d"), (1, large + b"e"), (1, large)]
     events = connection.receive(frame(DATA, 0, 1, bytes(200)) * 100, 0.0)
     assert sum(len(chunk) for _, chunk in events) == 20_000 and max(len(chunk) for _, chunk in events) < 4_096 + 256
+
+
+def test_an_end_without_octets_is_no_chunk() -> None:
+    """Also behind a chunk of another stream, with which small ones are joined."""
+    connection = server()
+    connection.receive(headers(1, POST, 4) + headers(3, POST, 4), 0.0)
+    assert connection.receive(frame(DATA, 0, 3, bytes(10)) + frame(DATA, 1, 1), 0.0) == [(3, bytes(10)), (1, END)]
+
+
+def test_a_last_chunk_and_its_end_may_be_one() -> None:
+    """Where that is asked for; an end without octets, and what takes more than a look, come as always."""
+    connection = server()
+    connection.joins_ends = True
+    connection.receive(b"".join(headers(each, POST, 4) for each in (1, 3, 5)), 0.0)
+    data = frame(DATA, 0, 1, b"a" * 300) + frame(DATA, 1, 1, b"bc") + frame(DATA, 1, 3) + frame(DATA, 9, 5, b"\x01d\0")
+    (one, chunk), (two, last), *others = connection.receive(data, 0.0)
+    assert (one, chunk, two, type(last), last.chunk) == (1, b"a" * 300, 1, LastChunk, b"bc")
+    assert others == [(3, END), (5, b"d"), (5, END)]
+    connection.receive(headers(7, LENGTH_3, 4) + headers(9, LENGTH_3, 4), 0.0)
+    ((_, last), (_, event)) = connection.receive(frame(DATA, 1, 7, b"abc") + frame(DATA, 1, 9, b"ab"), 0.0)
+    assert (last.chunk, event.code) == (b"abc", PROTOCOL_ERROR)
 
 
 def test_padding_is_credited_at_once() -> None:

@@ -53,6 +53,28 @@ def test_an_answer_is_headers_and_data_with_the_end_on_the_last() -> None:
     assert connection.open_streams == 0
 
 
+@pytest.mark.parametrize("chunk", [b"abc", b"", bytes(20_000)], ids=["at once", "nothing", "queued"])
+def test_a_chunk_may_be_sent_with_its_end(chunk: bytes) -> None:
+    connection = server()
+    connection.receive(headers(1, GET), 0.0)
+    connection.send_head(1, response(), False)
+    connection.send_data(1, chunk, True)
+    sent = frames(written(connection))
+    assert [flags & END_STREAM for _, flags, *_ in sent] == [0] * (len(sent) - 1) + [END_STREAM]
+    assert b"".join(payload for kind, _, _, payload in sent if kind == DATA) == chunk
+    assert connection.open_streams == 0
+    assert connection.send_data(1, b"too late", True) == 0 and not written(connection)
+
+
+def test_nothing_may_follow_a_chunk_sent_with_its_end() -> None:
+    connection = server()
+    connection.receive(headers(1, POST, 4), 0.0)
+    connection.send_head(1, response(), False)
+    connection.send_data(1, b"abc", True)
+    with pytest.raises(RuntimeError):
+        connection.send_data(1, b"d", True)
+
+
 def test_an_end_is_never_set_on_a_head_before_the_last_one() -> None:
     """The final head went out in several frames behind a 103 in the same batch: the end is a frame of its own."""
     connection = server()
