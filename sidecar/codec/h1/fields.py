@@ -44,7 +44,7 @@ PROTECTED_IN_REQUESTS = re.compile(
 PROTECTED_IN_RESPONSES = re.compile(rb"content-length")
 
 # RFC 9110, section 6.5.1: what frames, routes, authenticates or says how to read the content comes before it or not at all.
-_NEVER_IN_TRAILERS = frozenset(
+NEVER_IN_TRAILERS = frozenset(
     (
         b"trailer",
         b"authorization",
@@ -173,7 +173,7 @@ def read_trailers(block: bytes, limit: int) -> Headers:
     fields = []
     for line in lines:
         kind, field, _, _ = _LINES[line]
-        if kind > PASSING or field[0] in _NEVER_IN_TRAILERS:
+        if kind > PASSING or field[0] in NEVER_IN_TRAILERS:
             raise Malformed(f"the field {quoted(field[0])} must not be a trailer (RFC 9110 section 6.5.1)", BadFraming)
         fields.append(field)
     return Headers(fields)
@@ -181,7 +181,7 @@ def read_trailers(block: bytes, limit: int) -> Headers:
 
 def may_be_trailer(name: bytes) -> bool:
     """May the field with this lower-case name stand behind the content?"""
-    return name not in _KINDS and name not in _NEVER_IN_TRAILERS
+    return name not in _KINDS and name not in NEVER_IN_TRAILERS
 
 
 def _read_field_line(line: bytes) -> Entry:
@@ -210,9 +210,14 @@ def _read_field_line(line: bytes) -> Entry:
     return entry
 
 
+def is_forgery(lower: bytes) -> bool:
+    """May this name, in lower case, be taken for one of ours by who turns "-" into "_"?"""
+    return b"_" in lower and _FORGEABLE.fullmatch(lower.replace(b"_", b"-")) is not None
+
+
 def _know_name(name: bytes) -> tuple[bytes, int, bool]:
     lower = name.lower()
-    if b"_" in lower and _FORGEABLE.fullmatch(lower.replace(b"_", b"-")):
+    if is_forgery(lower):
         raise Malformed(f"the field {quoted(name)} is a framing or forwarding field with _ for -, which some servers take for the real one")
     known = (lower, _KINDS.get(lower, PLAIN), _NOT_REMEMBERED.search(lower) is None)
     if len(name) <= REMEMBERED_BYTES:

@@ -11,6 +11,7 @@ import re
 from http import HTTPStatus
 from operator import itemgetter
 
+from sidecar.codec.h1.fields import NEVER_IN_TRAILERS
 from sidecar.codec.h1.grammar import is_authority
 from sidecar.codec.h2.encoder import Encoder, Line
 from sidecar.codec.h2.tables import ENTRY_OVERHEAD, NeverIndexed
@@ -39,22 +40,7 @@ _KINDS = {
     b"expect": EXPECT,
 }
 
-# RFC 9110, section 6.5.1: what frames, routes, authenticates or says how to read the content comes before it or not at all.
-_NEVER_IN_TRAILERS = frozenset(_KINDS) | {
-    b"trailer",
-    b"authorization",
-    b"proxy-authorization",
-    b"proxy-authenticate",
-    b"www-authenticate",
-    b"set-cookie",
-    b"cache-control",
-    b"content-encoding",
-    b"content-range",
-    b"content-type",
-    b"range",
-    b"max-forwards",
-    b"forwarded",
-}
+_NEVER_IN_TRAILERS = NEVER_IN_TRAILERS | frozenset(_KINDS)
 
 _line = itemgetter(2)
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch

@@ -7,9 +7,9 @@ the good from the rest.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from sidecar.codec.h1.fields import is_forgery
 from sidecar.headers import Field
 
 ENTRY_OVERHEAD = 32  # RFC 7541, section 4.1, and RFC 9113, section 6.5.2: octets counted for each field beside its name and value
@@ -27,9 +27,6 @@ via|www-authenticate
 _NAME_OCTETS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 _VALUE_OCTETS = bytes([9, *range(32, 127), *range(128, 256)])
 _EDGES = b" \t"
-
-# Names that CGI, WSGI and the like cannot tell from ours, because they turn "-" into "_": a client would forge what the sidecar writes or frames by.
-_FORGEABLE = re.compile(rb"content-length|transfer-encoding|x-forwarded-.*|x-request-id")
 
 # Names already found good. Bounded in number and length because the peer chooses them.
 _KNOWN_NAMES: set[bytes] = set()
@@ -61,7 +58,7 @@ def received_field(name: bytes, value: bytes) -> Field:
 
 
 def _is_name(name: bytes) -> bool:
-    if not name or name.translate(None, _NAME_OCTETS) or (b"_" in name and _FORGEABLE.fullmatch(name.replace(b"_", b"-"))):
+    if not name or name.translate(None, _NAME_OCTETS) or is_forgery(name):
         return False
     if len(name) <= _KNOWN_NAME_OCTETS:
         if len(_KNOWN_NAMES) >= _KNOWN_NAMES_LIMIT:
