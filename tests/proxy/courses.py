@@ -106,6 +106,7 @@ class One(Clients1):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self.ended: set[int] = set()
+        self.half_closed: set[int] = set()
         self.sent: dict[int, int] = {}
 
     def begin(self) -> None:
@@ -134,8 +135,10 @@ class One(Clients1):
             super().end(number)
 
     def half_close(self, number: int) -> None:
-        self.ended.add(number)
-        super().half_close(number)
+        if number not in self.half_closed:
+            self.ended.add(number)
+            self.half_closed.add(number)
+            super().half_close(number)
 
     def answer(self, number: int) -> tuple[ResponseHead | None, bytes]:
         """The final head and the body that came."""
@@ -145,6 +148,14 @@ class One(Clients1):
         assert not any(isinstance(each, SidecarError) for each in found), found
         heads = [each for each in found if isinstance(each, ResponseHead) and each.status not in (100, 103)]
         return (heads[0] if heads else None), b"".join(each for each in found if isinstance(each, bytes)) + reader.open_tunnel()
+
+    def may_begin(self) -> bool:
+        """Is there a connection for another request?"""
+        return True
+
+    def connections(self) -> list[Any]:
+        """The sidecar's sides of those that are open."""
+        return [each.protocol for each in self.transports if not each.closing and not each.lost]
 
     def serves_on(self, apps: Any) -> None:
         """A connection that is open and whose request was complete takes the next one."""
@@ -200,10 +211,17 @@ class Two(Clients2):
         heads = [each for each in self.client.of(stream) if isinstance(each, ResponseHead) and each.status >= 200]
         return (heads[0] if heads else None), self.client.body(stream)
 
-    def serves_on(self, apps: Any) -> None:
+    def may_begin(self) -> bool:
+        return self.client.h2.can_open_stream() and bool(self.connections())
+
+    def connections(self) -> list[Any]:
         connection = self.client.connection
-        if connection._closing or self.client.transport.lost:
+        return [] if connection._closing or self.client.transport.lost else [connection]
+
+    def serves_on(self, apps: Any) -> None:
+        if not self.connections() or self.client.h2.is_peer_leaving:
             return
+        connection = self.client.connection
         assert not connection.h2.failed
         stream = self.client.send(request(b"GET", b"/next"))
         apps.serve_next()
@@ -478,9 +496,14 @@ class Course(World):
         if who == "time":
             self.clock.pump([0.25] * (1 + which % 8))
         elif who == "client" and what == "begin":
-            if self.requests < self.kinds:
+            if self.requests < self.kinds and self.clients.may_begin():
                 self.requests += 1
                 self.clients.begin()
+        elif who == "drain":
+            # The sidecar is going.
+            self.http.draining = True
+            for connection in self.clients.connections():
+                connection.drain()
         elif who == "client" and self.requests:
             number = which % self.requests
             octets = (b"%c" % (65 + number) * self.size,) if what == "data" else ()
