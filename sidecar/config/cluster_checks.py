@@ -7,7 +7,8 @@ from collections import Counter
 
 from sidecar.config.convert import Check, Record
 from sidecar.config.problems import each, host_problem
-from sidecar.model import Cluster, Endpoint, HealthCheck, LocalityLB, OutlierDetection, SlowStart, SubsetLB
+from sidecar.config.suggest import listing
+from sidecar.model import Cluster, Endpoint, HealthCheck, LocalityLB, OutlierDetection, SlowStart, SubsetLB, SubsetSelector
 
 MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
 
@@ -97,9 +98,25 @@ def locality_lb(record: Record) -> None:
 
 
 def subset_lb(record: Record) -> None:
-    """The default subset is there where it is asked for, and only there."""
-    if bool(record.get("default_subset")) != (record.get("fallback_policy") == "default_subset"):
+    """The default subset is there where it is asked for, and only there. For what is asked there is one selector."""
+    selectors = [one for one in record.get("subset_selectors", ()) if isinstance(one, SubsetSelector)]
+    policies = [record.get("fallback_policy"), *(one.fallback_policy for one in selectors)]
+    if bool(record.get("default_subset")) != ("default_subset" in policies):
         record.problem("`default_subset` and `fallback_policy: default_subset` belong together")
+    for keys, count in Counter(frozenset(one.keys) for one in selectors).items():
+        if count > 1:
+            record.problem(f"{count} selectors are for the keys {listing(keys)}", "subset_selectors")
+
+
+def subset_selector(record: Record) -> None:
+    """It is for some keys, and goes on with fewer."""
+    keys, fewer = record.get("keys"), record.get("fallback_keys_subset", ())
+    if keys is not None and (not keys or len(set(keys)) < len(keys)):
+        record.problem("expected at least one key, and each once", "keys")
+    if bool(fewer) != (record.get("fallback_policy") == "keys_subset"):
+        record.problem("`fallback_keys_subset` and `fallback_policy: keys_subset` belong together")
+    elif fewer and keys and not set(fewer) < set(keys):
+        record.problem("expected some of `keys`, and not all of them", "fallback_keys_subset")
 
 
 def health_check(record: Record) -> None:
@@ -115,5 +132,6 @@ CLUSTER_CHECKS: dict[type, Check] = {
     OutlierDetection: outlier_detection,
     SlowStart: slow_start,
     SubsetLB: subset_lb,
+    SubsetSelector: subset_selector,
     Cluster: cluster,
 }

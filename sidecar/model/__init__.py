@@ -25,6 +25,7 @@ from sidecar.model.endpoints import (
     LocalityLB as LocalityLB,
     SlowStart as SlowStart,
     SubsetLB as SubsetLB,
+    SubsetSelector as SubsetSelector,
 )
 from sidecar.model.health import (
     HEALTH_CHECK_CONCURRENCY as HEALTH_CHECK_CONCURRENCY,

@@ -80,10 +80,21 @@ class LocalityLB(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fail_traffic_on_panic: bool = False
 
 
+class SubsetSelector(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For requests that ask for just these `keys`: who serves when no endpoint has what they ask for (Envoy: LbSubsetSelector). "keys_subset": those that have it
+    in so far as it is about `fallback_keys_subset`, by whose own selector it goes on; the rest as of `SubsetLB`.
+    """
+
+    keys: tuple[str, ...]
+    fallback_policy: Literal["no_fallback", "any_endpoint", "default_subset", "keys_subset"]
+    fallback_keys_subset: tuple[str, ...] = ()
+
+
 class SubsetLB(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Routes with `metadata_match` use only the endpoints whose metadata has all of it (Envoy: lb_subset_config). `fallback_policy`: who serves when there is no such
-    endpoint, and requests without a match: nobody, any endpoint, or those that `default_subset` matches.
+    endpoint, and requests without a match: nobody, any endpoint, or those that `default_subset` matches. `subset_selectors`: another policy by what is asked for.
     """
 
     fallback_policy: Literal["no_fallback", "any_endpoint", "default_subset"] = "any_endpoint"
     default_subset: dict[str, str] = {}
+    subset_selectors: tuple[SubsetSelector, ...] = ()

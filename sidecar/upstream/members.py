@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from sidecar.address import Address
 from sidecar.cluster.grouping import Match
 from sidecar.cluster.slices import Slices
+from sidecar.cluster.subsets import NOBODY
 from sidecar.model import Cluster, Endpoint
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.health import EndpointWatch
@@ -131,7 +132,7 @@ class Members:
         """
         if match in self.usage.subsets:
             return
-        self.usage.subsets[match] = 0
+        self.usage.add_subset(match)
         steps, self._steps = self._steps, None
         for _ in steps or ():
             pass
@@ -165,10 +166,12 @@ class Members:
         name = self._cluster.name
         if not self.pools:
             return f"cluster {name} has no endpoints: none is configured, and discovery has found none"
-        config = self._cluster.lb_subset_config
-        if config is not None and not self.usage.subsets.get(match or ()) and config.fallback_policy != "any_endpoint":
-            wanted = ", ".join(f"{key}={value}" for key, value in match or ()) or "no metadata"
-            return f"no endpoint of cluster {name} is for requests that ask for {wanted} (lb_subset_config.fallback_policy is {config.fallback_policy})"
+        fallbacks = self.usage.fallbacks
+        policy, is_selectors = ("any_endpoint", False) if fallbacks is None else fallbacks.policy_of(match)
+        if self.usage.served_by(match) == NOBODY:
+            wanted = ", ".join(f"{name}={value}" for name, value in match or ()) or "no metadata"
+            key = f"lb_subset_config.{'subset_selectors.' if is_selectors else ''}fallback_policy"
+            return f"no endpoint of cluster {name} is for requests that ask for {wanted} ({key} is {policy})"
         counts = Counter(why_out(pool) or "healthy" for pool in self.pools)
         told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         if self.usage.is_panicking and self._cluster.locality_lb is not None and self._cluster.locality_lb.fail_traffic_on_panic:

@@ -179,7 +179,7 @@ class Connector:
             owner.upstream_unavailable(why_not_picked(self, pool, getattr(owner, "metadata_match", None)), None)
             return None
         if tried:
-            pool = better_untried(self.pools, pool, tried, getattr(owner, "metadata_match", None))
+            pool = better_untried(self.pools, pool, tried, self.members.usage.served_by(getattr(owner, "metadata_match", None)))
         if self.serve(pool, owner, fresh):
             return None
         sentence = ""
@@ -195,7 +195,7 @@ class Connector:
 
     def has_other(self, tried: tuple[EndpointPool, ...], match: Match | None, also_ejected: bool = False) -> bool:
         """See `IConnector`."""
-        return has_other(self.pools, tried, match, also_ejected)
+        return has_other(self.pools, tried, self.members.usage.served_by(match), also_ejected)
 
     def serve(self, pool: EndpointPool, owner: Any, fresh: bool) -> bool:
         """Give the exchange a connection to this endpoint that is there, or a stream on one."""

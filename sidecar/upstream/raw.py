@@ -28,7 +28,7 @@ def dial(connector: Connector, side: Any, tried: tuple[EndpointPool, ...], match
         side.unavailable(why_not_picked(connector, pool, match))
         return None
     if tried:
-        pool = better_untried(connector.pools, pool, tried, match)
+        pool = better_untried(connector.pools, pool, tried, connector.members.usage.served_by(match))
         if pool in tried:
             return None
     return dial_to(connector, pool, side)

@@ -6,7 +6,8 @@ from collections.abc import Generator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sidecar.cluster.grouping import Level, is_degraded
+from sidecar.cluster.grouping import Level, Match, is_degraded
+from sidecar.cluster.subsets import NOBODY
 from sidecar.model import Locality
 from sidecar.upstream.endpoint import EndpointPool
 from sidecar.upstream.usage import why_out
@@ -35,7 +36,7 @@ def shown(connector: Connector, offset: int = 0) -> Generator[None, None, dict[s
         "ejections_overflow": 0 if watch is None else watch.overflows,
         "panicking": usage.is_panicking,
         "priorities": [_level(level) for level in usage.levels],
-        "subsets": [{"metadata": dict(match), "endpoints": count} for match, count in usage.subsets.items()],
+        "subsets": [{"metadata": dict(match), "endpoints": count, "served_by": _served_by(usage.served_by(match))} for match, count in usage.subsets.items()],
         "endpoints": [],
         "endpoints_not_shown": len(members.pools) - len(pools),
         "draining": [],
@@ -53,6 +54,10 @@ def shown(connector: Connector, offset: int = 0) -> Generator[None, None, dict[s
     yield
     made["draining"] = [_endpoint(pool, usage.weight_scale) for pool in islice(members.retired.values(), DRAINING_SHOWN)]
     return made
+
+
+def _served_by(match: Match | None) -> str | dict[str, str]:
+    return "any endpoint" if match is None else "nobody" if match == NOBODY else dict(match)
 
 
 def _level(level: Level) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Any
@@ -21,6 +21,7 @@ from sidecar.cluster import slow_start
 from sidecar.cluster.choice import Choice, Pick, SubsetChoice, nobody
 from sidecar.cluster.grouping import USED, Leaf, Level, Match, is_well, leaves, levelled, matching
 from sidecar.cluster.slices import Slices
+from sidecar.cluster.subsets import Fallbacks
 from sidecar.cluster.zones import Callers, zone_of
 from sidecar.interfaces import IGradualBalancer, IOutcomeObserver
 from sidecar.model import Cluster, Locality
@@ -77,11 +78,11 @@ class Usage:
         self._has_begun = False
         self._has_met = False  # any endpoint
         self._timer = None if cluster.slow_start_config is None else timer(changed)
-        config = cluster.lb_subset_config
-        self._default_subset: Match | None = None
-        if config is not None and config.fallback_policy == "default_subset":
-            self._default_subset = tuple(sorted(config.default_subset.items()))
-            self.subsets[self._default_subset] = 0
+        self.fallbacks = None if cluster.lb_subset_config is None else Fallbacks(cluster.lb_subset_config)
+        # A match of a route -> the one that those who serve it have; None: they are any endpoints.
+        self._served: dict[Match | None, Match | None] = {}
+        if self.fallbacks is not None and self.fallbacks.default_subset is not None:
+            self.subsets[self.fallbacks.default_subset] = 0
         balancer.update([])
 
     @property
@@ -116,7 +117,7 @@ class Usage:
         levels = yield from levelled(pools, self._cluster, self._own, slices, self.callers)
         kept: dict[_Key, _Group] = {}
         pick = yield from self._told(None, leaves(levels, self._cluster), kept, slices)
-        if self.subsets or self._cluster.lb_subset_config is not None:
+        if self.subsets or self.fallbacks is not None:
             pick = yield from self._with_subsets(pools, pick, kept, slices)
         observe = yield from self._observer(list(kept.values()), slices)
         gone = [group for key, group in self._groups.items() if key not in kept]
@@ -164,10 +165,24 @@ class Usage:
             levels = yield from levelled(endpoints, self._cluster, self._own, slices, self.callers)
             if levels:
                 picks[match] = yield from self._told(match, leaves(levels, self._cluster), kept, slices)
-        config = self._cluster.lb_subset_config
-        policy = "any_endpoint" if config is None else config.fallback_policy
-        fallback = everybody if policy == "any_endpoint" else picks.get(self._default_subset) if policy == "default_subset" else None
-        return SubsetChoice(picks, fallback).pick
+        served = {match: self._served_by(match, picks) for match in (None, *self.subsets)}
+        picks.update([(asked, everybody if other is None else picks.get(other, nobody)) for asked, other in served.items()])
+        self._served = served
+        return SubsetChoice(picks, picks[None]).pick
+
+    def _served_by(self, match: Match | None, picks: Mapping[Match | None, Pick]) -> Match | None:
+        if match in picks:
+            return match
+        return None if self.fallbacks is None else self.fallbacks.of(match, picks)
+
+    def served_by(self, match: Match | None) -> Match | None:
+        """What those have in common who serve requests with this `metadata_match`; None: nothing."""
+        return self._served.get(match, self._served.get(None))
+
+    def add_subset(self, match: Match) -> None:
+        """A route asks for endpoints with this metadata; used with the next regrouping, as is what it falls back to."""
+        for each in (match, *(() if self.fallbacks is None else self.fallbacks.towards(match))):
+            self.subsets.setdefault(each, 0)
 
     def _told(self, match: Match | None, found: list[Leaf], kept: dict[_Key, _Group], slices: Slices) -> Generator[None, None, Pick]:
         """Balancers that know their endpoints, and who chooses among them."""

@@ -19,7 +19,7 @@ from sidecar.cluster.ring_hash import RingHash
 from sidecar.cluster.round_robin import RoundRobin
 from sidecar.errors import NoHealthyEndpoint
 from sidecar.interfaces import IBalancer, IGradualBalancer
-from sidecar.model import Cluster, Endpoint, Locality, LocalityLB, OutlierDetection, SlowStart, SubsetLB
+from sidecar.model import Cluster, Endpoint, Locality, LocalityLB, OutlierDetection, SlowStart, SubsetLB, SubsetSelector
 from sidecar.testing import FakeContext
 from sidecar.transport.wheel import TimerWheel
 from sidecar.upstream.callers import introduce_callers
@@ -407,3 +407,55 @@ def test_a_cluster_that_would_rather_fail_says_so() -> None:
     assert spread.connector.members.why_none(None) == (
         "too few endpoints of cluster app are healthy, and then it serves nobody (locality_lb.fail_traffic_on_panic): 2 failing their health checks, 1 healthy"
     )
+
+
+def test_fewer_keys_serve_where_all_of_them_have_nobody() -> None:
+    """A canary that is not there is served by its version; the subset it falls back to is made with its own, also when endpoints come later."""
+    selectors = (SubsetSelector(keys=("stage", "version"), fallback_policy="keys_subset", fallback_keys_subset=("version",)),)
+    spread = Spread(
+        *at(0, metadata={"version": "v1"}), *at(1, metadata={"version": "v2"}),
+        lb_subset_config=SubsetLB(fallback_policy="no_fallback", subset_selectors=selectors),
+    )  # fmt: skip
+    spread.connector.add_subset((("stage", "canary"), ("version", "v2")))
+    canary = Asks(stage="canary", version="v2")
+    assert spread.shares(canary) == {1: 1.0}
+    subsets = spread.connector.snapshot()["subsets"]
+    assert subsets == [
+        {"metadata": {"stage": "canary", "version": "v2"}, "endpoints": 0, "served_by": {"version": "v2"}},
+        {"metadata": {"version": "v2"}, "endpoints": 1, "served_by": {"version": "v2"}},
+    ]
+    spread.connector.set_endpoints([*at(0, metadata={"version": "v1"}), *at(2, metadata={"version": "v2", "stage": "canary"})])
+    assert spread.shares(canary) == {2: 1.0} and spread.shares(Asks(version="v2")) == {2: 1.0}
+    spread.connector.set_endpoints(at(0, metadata={"version": "v1"}))
+    assert spread.connector.pick(canary, ()) is None
+    assert spread.connector.members.why_none((("stage", "canary"), ("version", "v2"))) == (
+        "no endpoint of cluster app is for requests that ask for stage=canary, version=v2 (lb_subset_config.fallback_policy is no_fallback)"
+    )
+
+
+def test_selectors_say_otherwise_than_the_cluster() -> None:
+    """Who asks for a version gets any endpoint, who asks for a stage nobody else's."""
+    selectors = (SubsetSelector(keys=("version",), fallback_policy="any_endpoint"), SubsetSelector(keys=("stage",), fallback_policy="no_fallback"))
+    config = SubsetLB(fallback_policy="default_subset", default_subset={"version": "v1"}, subset_selectors=selectors)
+    spread = Spread(*at(0, metadata={"version": "v1"}), *at(1, metadata={"version": "v2"}), lb_subset_config=config)
+    for match in ({"version": "v9"}, {"stage": "x"}):
+        spread.connector.add_subset(tuple(match.items()))
+    assert spread.shares(Asks(version="v9")) == pytest.approx({0: 0.5, 1: 0.5}, abs=0.05)
+    assert spread.connector.pick(Asks(stage="x"), ()) is None and spread.shares(Asks(other="x")) == spread.shares() == {0: 1.0}
+    assert "lb_subset_config.subset_selectors.fallback_policy is no_fallback" in spread.connector.members.why_none((("stage", "x"),))
+    assert [each["served_by"] for each in spread.connector.snapshot()["subsets"]] == [{"version": "v1"}, "any endpoint", "nobody"]
+
+
+def test_another_attempt_stays_with_those_who_serve() -> None:
+    """A default subset is one for retries as well, and where any endpoint serves any other one may be tried."""
+    spread = Spread(
+        *at(0, 1, metadata={"stage": "stable"}), *at(2, 3),
+        lb_subset_config=SubsetLB(fallback_policy="default_subset", default_subset={"stage": "stable"}),
+    )  # fmt: skip
+    connector = spread.connector
+    first, second = spread.pool(0), spread.pool(1)
+    assert connector.has_other((first,), None) and not connector.has_other((first, second), None)
+    assert connector.members.usage.served_by(None) == (("stage", "stable"),)
+    anybody = Spread(*at(0, 1), lb_subset_config=SubsetLB())
+    anybody.connector.add_subset((("stage", "x"),))
+    assert anybody.connector.has_other((anybody.pool(0),), (("stage", "x"),))
