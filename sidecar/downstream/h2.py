@@ -138,7 +138,10 @@ class H2ServerConnection:
                         stream.held += len(event)
                         stream.exchange.request_data(event)
                     elif kind is LastChunk:
-                        stream.take_last(event.chunk)
+                        # `take_last`, without the call.
+                        stream.request_done = True
+                        if not stream.exchange.request_last(event.chunk):
+                            stream.take_end(stream_id)
                     else:
                         stream.request_done = True
                         stream.exchange.request_end(event.trailers)

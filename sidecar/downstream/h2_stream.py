@@ -164,13 +164,18 @@ class H2ServerStream:
     def take_last(self, chunk: bytes) -> None:
         """The end of the request with its last octets, for which no credit is due."""
         self.request_done = True
-        exchange, stream_id = self.exchange, self.id
-        if not exchange.request_last(chunk) and self.id == stream_id:
-            # The exchange took the chunk alone.
-            if self.is_paused:
-                self.inbox.append(END)
-            else:
-                exchange.request_end(None)
+        stream_id = self.id
+        if not self.exchange.request_last(chunk):
+            self.take_end(stream_id)
+
+    def take_end(self, stream_id: int) -> None:
+        """The exchange took the last chunk alone."""
+        if self.id != stream_id or self.exchange is None:
+            return  # it is over
+        if self.is_paused:
+            self.inbox.append(END)
+        else:
+            self.exchange.request_end(None)
 
     def begin_tunnel(self, head: RequestHead) -> None:
         """What follows the head is for the tunnel, so it waits until there is one: the exchange sees a request without a body, as over HTTP/1.1."""

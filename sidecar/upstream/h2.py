@@ -15,8 +15,9 @@ from zope.interface import implementer
 from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, GoAwayReceived, PingAcked, SettingsChanged, StreamReset, WindowOpened
 from sidecar.codec.h2.frames import CANCEL, HTTP_1_1_REQUIRED, NO_ERROR
-from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamReset, UpstreamStalled
+from sidecar.errors import ConnectFailed, ConnectTimeout, SidecarError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamReset, UpstreamStalled
 from sidecar.facts import TLSFacts
+from sidecar.message import ResponseHead
 from sidecar.transport.lifetime import end_of_life
 from sidecar.transport.slow import SlowStreams
 from sidecar.upstream.h2_stream import H2ClientStream
@@ -144,12 +145,24 @@ class H2ClientConnection:
                         stream.inbox = deque()
                     stream.inbox.append(event)
                 else:
+                    owner = stream.owner
                     if stream is not last:
-                        owners.append(stream.owner)
+                        owners.append(owner)
                         last = stream
-                    stream.receive(event)
-                    if kind is bytes:
-                        touched.append(stream)
+                    try:
+                        # The usual cases of `H2ClientStream.receive`, without the call.
+                        if kind is bytes:
+                            touched.append(stream)
+                            stream.held += len(event)
+                            owner.response_data(event)
+                        elif kind is ResponseHead and not event.end_stream and event.status != 101:
+                            stream.replay = None
+                            owner.response_head(event)
+                        else:
+                            stream.receive(event)
+                    except SidecarError as error:
+                        # A writer refused what filters made of the message.
+                        owner.fail(error)
             else:
                 self._about_connection(event)
         for owner in owners:

@@ -50,6 +50,44 @@ def test_requests_share_one_connection() -> None:
     world.ended_once(200, 200, 200, 200)
 
 
+class OneByOne:
+    """An owner that takes the last chunk alone, and perhaps no more for now."""
+
+    finished = True
+
+    def __init__(self, stream: Any, pauses: bool) -> None:
+        self.stream = stream
+        self.pauses = pauses
+        self.got: list[Any] = []
+
+    def response_head(self, head: Any) -> None:
+        self.got.append(head.status)
+
+    def response_last(self, chunk: bytes) -> bool:
+        self.got.append(chunk)
+        if self.pauses:
+            self.stream.pause_response()
+        return False
+
+    def response_end(self, trailers: Any) -> None:
+        self.got.append(trailers)
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+def test_the_end_follows_a_last_chunk_that_was_taken_alone(pauses: bool) -> None:
+    """At once, or when the owner resumes; then the connection has room again."""
+    world, _, app = begun(GET)
+    stream = world.exchanges[0].upstream
+    owner = stream.owner = OneByOne(stream, pauses)
+    app.h2.send_head(1, response(200), False)
+    app.h2.send_data(1, b"octets", True)
+    app.exchange()
+    if pauses:
+        assert owner.got == [200, b"octets"] and stream.id == 1
+        stream.resume_response()
+    assert owner.got == [200, b"octets", None] and stream.id == 0 and stream.is_over
+
+
 def test_head_and_body_are_translated() -> None:
     """Host becomes :authority; fields of HTTP/1.1 connections stay behind; trailers and 1xx pass."""
     world, (client,), app = begun(CHUNKED.replace(b"Host: app", b"Host: app\r\nTE: trailers\r\nKeep-Alive: 5") + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n")

@@ -127,9 +127,13 @@ class ConnectionState:
         stream_id = self._next_stream
         self._next_stream = stream_id + 2
         if stream_id == LARGEST_STREAM_ID:
-            self.is_used_up = True
-            self._limit_streams()
+            self._use_up()
         return stream_id
+
+    def _use_up(self) -> None:
+        """The last id is taken."""
+        self.is_used_up = True
+        self._limit_streams()
 
     def _limit_streams(self) -> None:
         """The peer's limit, or what else decides about new streams, may have changed."""

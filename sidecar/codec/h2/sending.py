@@ -68,9 +68,14 @@ class SendingHalf(ConnectionState):
 
     def send_request(self, head: RequestHead, end: bool) -> int | None:
         """`open_stream` and `send_head` in one: the stream's id, or None and nothing is sent."""
-        stream_id = self._next_id()
-        if stream_id is None:
+        streams = self._streams
+        # `_next_id`, without the call.
+        if len(streams) >= self._streams_most:
             return None
+        stream_id = self._next_stream
+        self._next_stream = stream_id + 2
+        if stream_id == LARGEST_STREAM_ID:
+            self._use_up()
         tunnel = head.upgrade
         if tunnel is None and head.method == b"CONNECT":
             tunnel = b""
@@ -79,7 +84,7 @@ class SendingHalf(ConnectionState):
         out = self._out
         tail = self._written + len(out)
         stream = Stream(stream_id, HALF_LOCAL if end else OPEN, self.peer.stream_window, NO_HEAD, tunnel, tail, head.method == b"HEAD")
-        self._streams[stream_id] = stream
+        streams[stream_id] = stream
         if size <= SMALLEST_MAX_FRAME:
             out.append(pack_head(size << 8 | HEADERS, _LAST_HEAD if end else END_HEADERS, stream_id))
             out.append(block)
@@ -156,7 +161,11 @@ class SendingHalf(ConnectionState):
                 if end:
                     out.append(pack_head(size << 8, END_STREAM, stream_id))
                     out.append(chunk)
-                    self._ended_here(stream, _AFTER_END[state])
+                    after = _AFTER_END[state]
+                    if after == CLOSED or stream.is_discarded:
+                        self._ended_here(stream, after)
+                    else:
+                        stream.state = after
                     return 0
                 stream.send_window = window - size
                 stream.tail = self._written + len(out)
@@ -327,7 +336,11 @@ class SendingHalf(ConnectionState):
                 out[tail] = pack_head(len(out[tail + 1]) << 8 | head[3], head[4] | END_STREAM, stream_id)
             else:
                 out.append(pack_head(DATA, END_STREAM, stream_id))
-        self._ended_here(stream, _AFTER_END[stream.state])
+        after = _AFTER_END[stream.state]
+        if after == CLOSED:
+            self._forget(stream, CLOSED)
+        else:
+            self._ended_here(stream, after)
 
     def _ended_here(self, stream: Stream, state: int) -> None:
         """Our side is ended, which leads to `state`."""
