@@ -28,6 +28,7 @@ from sidecar.transport.lifetime import end_of_life
 from sidecar.upstream.endpoint import EndpointPool, Ticket
 from sidecar.upstream.h1 import READY, H1ClientConnection
 from sidecar.upstream.health import EndpointWatch
+from sidecar.upstream.idling import Idling
 from sidecar.upstream.leaving import Leaving
 from sidecar.upstream.members import Members, Observer
 from sidecar.upstream.picking import better_untried, has_other, observer_of, picking_failed, why_not_picked
@@ -93,8 +94,7 @@ class Connector:
         self.seconds = seconds
         self._security = security
         self._timer = timer
-        self._sweep = timer(self._close_idle)
-        self._sweep_armed = False
+        self._idling = Idling(cluster.pool.idle_timeout, self.open_pools, self._discard, seconds, timer)
         self._stopped = False
         self.multiplexer: Multiplexer | None = None  # for a cluster that may speak HTTP/2
         self.h2_twin: Connector | None = None  # see `by_version`
@@ -293,9 +293,8 @@ class Connector:
             pool.idle.append(connection)
             if limits.idle_timeout:
                 connection.idle_since = now = self.seconds()
-                if not self._sweep_armed:
-                    self._sweep_armed = True
-                    self._sweep.set(now + limits.idle_timeout)
+                if not self._idling.is_armed:
+                    self._idling.arm(now)
         elif reusable:
             self._discard(connection)
 
@@ -385,9 +384,8 @@ class Connector:
         pool.idle.append(connection)
         if limits.idle_timeout:
             connection.idle_since = now = self.seconds()
-            if not self._sweep_armed:
-                self._sweep_armed = True
-                self._sweep.set(now + limits.idle_timeout)
+            if not self._idling.is_armed:
+                self._idling.arm(now)
 
     def _next_for_used(self, pool: EndpointPool) -> Ticket | None:
         """Who waits longest of those whom a connection serves that has served others. A request that was lost on such a one already is not among them; when it
@@ -447,25 +445,10 @@ class Connector:
     def _discard(self, connection: H1ClientConnection) -> None:
         connection.close_idle()
 
-    def _close_idle(self) -> None:
-        """Close what was idle too long; look again when the next one will be."""
-        self._sweep_armed = False
-        timeout = self.cluster.pool.idle_timeout
-        now = self.seconds()
-        oldest = None
-        for pool in list(self.open_pools):
-            while pool.idle and now - pool.idle[0].idle_since >= timeout:
-                self._discard(pool.idle.popleft())
-            if pool.idle and (oldest is None or pool.idle[0].idle_since < oldest):
-                oldest = pool.idle[0].idle_since
-        if oldest is not None:
-            self._sweep_armed = True
-            self._sweep.set(oldest + timeout)
-
     def stop(self) -> None:
         """Close idle connections and attempts; the busy ones close when their exchange ends."""
         self._stopped = True
-        self._sweep.clear()
+        self._idling.stop()
         self.members.stop()
         for pool in self.pools:
             pool.is_closed = True
