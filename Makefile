@@ -6,7 +6,7 @@
 #   make bench    beside Envoy, HAProxy and nginx       BENCH_ARGS="--rounds 5"
 #   make chaos    applications that die behind it       CHAOS_ARGS="--seconds 60"
 #   make lint     ruff and mypy alone
-#   make conformance   others' suites and clients: h2spec, nghttp2, gRPC in Go, Python and Node, WebSocket
+#   make conformance   others' suites and clients: h2spec, nghttp2, Go, Java, Node, gRPC, WebSocket
 #   make clean    takes away what the others made
 #
 # PYTHON=python3.12 chooses the interpreter for a new .venv.
@@ -42,7 +42,7 @@ bench: $(VENV)/.stamp-bench
 
 # Each says what it needs (Go, Node, h2load) and is skipped (status 77) where that cannot be had.
 conformance: $(VENV)/.stamp-dev
-	@failed=; for suite in h2spec http2_clients http2_go grpc_go grpc_python grpc_node websocket h2_under_load; do \
+	@failed=; for suite in h2spec http2_clients http2_servers http2_go http2_java grpc_go grpc_python grpc_node websocket h2_under_load; do \
 	    echo "--- $$suite"; $(BIN)/python -m tests.conformance.$$suite || [ $$? = 77 ] || failed="$$failed $$suite"; done; \
 	    [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 

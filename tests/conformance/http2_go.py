@@ -42,30 +42,44 @@ def run(command: list[str], suite: str, way: Way, report: Report) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS)
     for line in done.stdout.splitlines():
         case, _, problem = line.partition("ok ")[2].partition(": ")
-        report.case(f"{suite}, {case}, {way.name}", problem if line.startswith("not ok") else "")
+        told = "\n".join(each for sidecar in way.sidecars for each in sidecar.log.splitlines()[-20:] if "#warn" in each or "#info" not in each)
+        report.case(f"{suite}, {case}, {way.name}", f"{problem}\n{told}" if line.startswith("not ok") else "")
     if done.returncode or not done.stdout:
         report.case(f"{suite}, {way.name}", done.stdout + done.stderr)
     for sidecar in way.sidecars:
         report.case(f"{suite}, nothing left behind, {way.name}", left_behind(sidecar))
 
 
+def build(directory: Path) -> Path | None:
+    """The program, or None and a sentence when it cannot be had."""
+    if shutil.which("go") is None:
+        print("skipped, there is no Go", file=sys.stderr)
+        return None
+    program = directory / "http2_go"
+    built = subprocess.run(["go", "build", "-o", str(program), str(SCRIPT)], capture_output=True, text=True, timeout=BUILD_SECONDS)
+    if built.returncode:
+        print(f"skipped, {built.stderr}", file=sys.stderr)
+        return None
+    return program
+
+
+def serve(program: Path, ends: ExitStack) -> int:
+    """Its server is started, until `ends`; the port."""
+    server = subprocess.Popen([str(program), "serve"], stdout=subprocess.PIPE, text=True)
+    ends.callback(server.wait)
+    ends.callback(server.kill)
+    assert server.stdout is not None
+    return int(server.stdout.readline())
+
+
 def main() -> int:
     """Run it."""
-    if shutil.which("go") is None:
-        print("HTTP/2 in Go: skipped, there is no Go", file=sys.stderr)
-        return SKIPPED
     report = Report("HTTP/2 in Go")
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
-        program = Path(name) / "http2_go"
-        built = subprocess.run(["go", "build", "-o", str(program), str(SCRIPT)], capture_output=True, text=True, timeout=BUILD_SECONDS)
-        if built.returncode:
-            print(f"HTTP/2 in Go: skipped, {built.stderr}", file=sys.stderr)
+        program = build(Path(name))
+        if program is None:
             return SKIPPED
-        server = subprocess.Popen([str(program), "serve"], stdout=subprocess.PIPE, text=True)
-        ends.callback(server.wait)
-        ends.callback(server.kill)
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
+        port = serve(program, ends)
         for protocol in ("h2", "h1"):
             with ways(Path(name) / protocol, f"127.0.0.1:{port}", protocol) as found:
                 for way in found:
