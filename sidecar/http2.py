@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from sidecar.codec.h2.limits import COUNTERS, H2Limits
 from sidecar.model import Cluster, DownstreamTLS, FilterChain, HTTP2Options, UpstreamTLS
+from sidecar.transport.readiness import at_turn_end
 from sidecar.upstream.pool import Connector
 
 # What is offered by ALPN, in our order of preference (RFC 7301), for each choice of protocol.
@@ -82,6 +82,5 @@ def multiplex(connector: Connector, cluster: Cluster, reactor: Any, timer: Calla
 
     h2 = H2Side(cluster.http2, cluster.head_bytes, cluster.head_fields)
     is_negotiated = cluster.protocol == "auto"
-    later = partial(reactor.callLater, 0)
-    connector.multiplexer = Multiplexer(connector, cluster.http2, h2.limits, reactor.seconds, timer, later, is_negotiated, h2.count)
+    connector.multiplexer = Multiplexer(connector, cluster.http2, h2.limits, reactor.seconds, timer, at_turn_end(reactor), is_negotiated, h2.count)
     return h2

@@ -26,6 +26,7 @@ from sidecar.downstream.unfinished import Unfinished
 from sidecar.errors import DownstreamClosed, DownstreamError, SidecarError, UpgradeRefused
 from sidecar.message import End, RequestHead, ResponseHead
 from sidecar.transport.lifetime import end_of_life
+from sidecar.transport.readiness import at_turn_end
 from sidecar.transport.slow import SlowStreams
 
 # A client that takes nothing of what waits for it for this long is gone for us, as over HTTP/1.1.
@@ -51,7 +52,7 @@ class H2ServerConnection:
     `options`: `model.HTTP2Options`."""
 
     __slots__ = (
-        "_begin", "_busy_at", "_closed", "_closing", "_drain_state", "_ends_at", "_free", "_last_moved", "_lingering",
+        "_begin", "_busy_at", "_closed", "_closing", "_drain_state", "_ends_at", "_free", "_last_moved", "_later", "_lingering",
         "_pinged_at", "_refuse", "_stopping", "_streams", "_unfinished", "_unsent", "h2", "high", "is_congested", "is_delivering", "is_due", "limits",
         "options", "requests", "runtime", "scheme", "slow", "timer", "transport",
     )  # fmt: skip
@@ -80,6 +81,7 @@ class H2ServerConnection:
         self.is_congested = False
         self._begin = begin
         self._refuse = refuse
+        self._later = at_turn_end(runtime.clock)
         self._closed = closed
         self._streams: dict[int, H2ServerStream] = {}
         self._free: list[H2ServerStream] = []
@@ -267,7 +269,7 @@ class H2ServerConnection:
             return
         if len(self._streams) > 1:
             self.is_due = True
-            self.runtime.clock.callLater(0, self._write)
+            self._later(self._write)
         else:
             self._write()
 
@@ -460,7 +462,7 @@ class H2ServerConnection:
         """The last exchange is over, though its answer may still wait for windows; others in this turn may have something to write."""
         if self._drain_state == LEAVING and not self._closing and not self.is_due and not self.h2.open_streams:
             self.is_due = True
-            self.runtime.clock.callLater(0, self._close_drained)
+            self._later(self._close_drained)
 
     def _close_drained(self) -> None:
         self._write()

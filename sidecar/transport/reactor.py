@@ -1,8 +1,8 @@
 """The `sidecar` reactor: Twisted's epoll reactor with a short way from the poll to our own transports.
 
 Twisted wraps each event in a logging context, a validity check and an error handler, and each turn of its loop in another one with two looks at the timed
-calls. For descriptors that look after themselves (`DirectDescriptor`) none of that is needed; all others are served exactly as before. Linux only; elsewhere
-any stock reactor does the same, slower.
+calls. For descriptors that look after themselves (`DirectDescriptor`) none of that is needed; all others are served exactly as before. What is to be done at
+the end of a turn needs no timed call (`at_turn_end`). Linux only; elsewhere any stock reactor does the same, slower.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from twisted.logger import Logger
 from twisted.python import log as context_log
 
 from sidecar.transport.readiness import DirectDescriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _log = Logger()
 
@@ -37,6 +40,16 @@ class SidecarReactor(EPollReactor):
         _selectables: dict[int, Any]
         _reads: set[int]
         _writes: set[int]
+
+    # None while there are none, so that a turn asks for nothing more.
+    _at_turn_end: list[Callable[[], object]] | None = None
+
+    def at_turn_end(self, call: Callable[[], object]) -> None:
+        """`call()` once, soon, before the reactor waits again: as `callLater(0, call)`, for a fraction of its price. What it raises is logged."""
+        if self._at_turn_end is None:
+            self._at_turn_end = [call]
+        else:
+            self._at_turn_end.append(call)
 
     def doPoll(self, timeout: float | None) -> None:
         """Wait at most `timeout` seconds (None: for ever) and serve what is ready."""
@@ -85,7 +98,21 @@ class SidecarReactor(EPollReactor):
                 wait = LONGEST_WAIT_SECONDS
         else:
             wait = None
-        self.doPoll(wait)
+        if self._at_turn_end is None:
+            self.doPoll(wait)
+        else:
+            self.doPoll(0)
+        if self._at_turn_end is not None:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Those who ask meanwhile wait for the end of the next turn, as with timed calls."""
+        calls, self._at_turn_end = self._at_turn_end, None
+        for call in calls or ():
+            try:
+                call()
+            except Exception:
+                _log.failure("{call!r} failed at the end of a turn", call=call)
 
 
 def install() -> None:

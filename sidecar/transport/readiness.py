@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def at_turn_end(reactor: Any) -> Callable[[Callable[[], object]], object]:
+    """What calls something soon, before `reactor` waits again; each call once, none of them within this one. For any IReactorTime."""
+    call: Callable[[Callable[[], object]], object] = getattr(reactor, "at_turn_end", None) or partial(reactor.callLater, 0)
+    return call
+
 
 class DirectDescriptor:
     """A descriptor whose `doRead` and `doWrite` take care of themselves.

@@ -11,10 +11,12 @@ import pytest
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTCP, IReactorThreads, IReactorTime, IReactorUNIX
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from sidecar.transport import reactor as reactor_module
 from sidecar.transport.reactor import SidecarReactor
+from sidecar.transport.readiness import at_turn_end
 from tests.transport.loopback import Server, Wire, eventually, pair, turns
 
 Run = Callable[..., Any]
@@ -89,6 +91,39 @@ def test_the_wait_until_a_far_call_is_one_that_the_kernel_can_express(monkeypatc
     reactor._turn()
     assert waits == [None] + [reactor_module.LONGEST_WAIT_SECONDS] * 2
     reactor._poller.close()
+
+
+def test_calls_at_the_end_of_a_turn(run_once: Run, caught_failures: list[Any]) -> None:
+    """They come in order, never within the request for them, before the reactor waits for anything; one that raises stops nobody."""
+    order: list[str] = []
+
+    async def scenario(reactor: Any) -> None:
+        def again() -> None:
+            order.append("first")
+            reactor.at_turn_end(lambda: order.append("asked for at the end of a turn"))
+
+        reactor.at_turn_end(again)
+        reactor.at_turn_end(lambda: 1 / 0)
+        reactor.at_turn_end(lambda: order.append("second"))
+        assert not order
+        far_away = reactor.callLater(10_000_000, int)  # the only event there may be
+        done: Deferred[None] = Deferred()
+        reactor.at_turn_end(lambda: reactor.at_turn_end(lambda: done.callback(None)))
+        await done
+        far_away.cancel()
+        assert order == ["first", "second", "asked for at the end of a turn"]
+
+    run_once(scenario)
+    assert [failure.type for failure in caught_failures] == [ZeroDivisionError]
+
+
+def test_any_reactor_calls_at_the_end_of_a_turn() -> None:
+    """Where there is no such thing it is a timed call."""
+    clock, calls = Clock(), []
+    at_turn_end(clock)(lambda: calls.append(1))
+    assert not calls
+    clock.advance(0)
+    assert calls == [1]
 
 
 def test_a_raising_timed_call_stops_nobody(run_once: Run, caught_failures: list[Any]) -> None:
