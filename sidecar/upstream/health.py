@@ -12,7 +12,7 @@ from sidecar.cluster.health import Health, OutlierJudge
 from sidecar.model import Cluster
 
 _log = Logger(namespace="sidecar.upstream")
-# Endpoints named in the log when many go out or come back at the same time: each line takes a tenth of a millisecond.
+# Endpoints named in the log when many go out or come back at the same time, or in a second by what health checks say: each line takes a tenth of a millisecond.
 LOGGED_AT_ONCE = 20
 
 

@@ -19,7 +19,7 @@ from sidecar.cluster.slices import Slices
 from sidecar.cluster.subsets import NOBODY
 from sidecar.model import Cluster, Endpoint
 from sidecar.upstream.endpoint import EndpointPool
-from sidecar.upstream.health import EndpointWatch
+from sidecar.upstream.health import LOGGED_AT_ONCE, EndpointWatch
 from sidecar.upstream.usage import Usage, why_out
 
 _log = Logger(namespace="sidecar.upstream")
@@ -30,6 +30,9 @@ CHUNK = 50
 # most a fifth of the processor; at most this long (Envoy: update_merge_window). What comes meanwhile is worked off together.
 REST_FACTOR = 4.0
 REST_SECONDS_MAX = 1.0
+
+# Within so long `LOGGED_AT_ONCE` endpoints are named in the log for what health checks say of them.
+SAID_SECONDS = 1.0
 
 Observer = Callable[[list[EndpointPool], list[EndpointPool]], object]
 
@@ -67,6 +70,7 @@ class Members:
         self._slices = Slices()
         self._seconds = seconds
         self._rest = timer(self._begin)
+        self._said_at, self._said, self._unsaid = 0.0, 0, timer(self._say_how_many)
         self._began = 0.0
         self._is_long = False
 
@@ -106,25 +110,33 @@ class Members:
         pool.check_failure = failure
         becomes_other = pool.is_absent != is_absent or pool.is_degraded != is_degraded
         if pool.is_degraded != is_degraded:
-            _log.info(
-                "{cluster}: {endpoint} {what}",
-                cluster=self._cluster.name,
-                endpoint=pool.text,
-                what="is degraded, as its health check says" if is_degraded else "is not degraded any more",
-            )
+            self._say(_log.info, pool, "is degraded, as its health check says" if is_degraded else "is not degraded any more")
         pool.is_absent, pool.is_degraded = is_absent, is_degraded
         if is_changed:
-            (_log.info if is_healthy else _log.warn)(
-                "{cluster}: {endpoint} {what}",
-                cluster=self._cluster.name,
-                endpoint=pool.text,
-                what="passes its health checks" if is_healthy else f"fails its health checks: {failure}",
-            )
+            if is_healthy:
+                self._say(_log.info, pool, "passes its health checks")
+            else:
+                self._say(_log.warn, pool, f"fails its health checks: {failure}")
         detection = self._cluster.outlier_detection
         if is_healthy and self.watch is not None and detection is not None and detection.successful_active_health_check_uneject_host:
             is_changed |= self.watch.forgive(pool)
         if is_changed or becomes_other:
             self.changed()
+
+    def _say(self, log: Callable[..., None], pool: EndpointPool, what: str) -> None:
+        """A line about one endpoint; of more than a log can use, how many there were."""
+        now = self._seconds()
+        if now >= self._said_at + SAID_SECONDS:
+            self._said_at, self._said = now, 0
+        self._said += 1
+        if self._said <= LOGGED_AT_ONCE:
+            log("{cluster}: {endpoint} {what}", cluster=self._cluster.name, endpoint=pool.text, what=what)
+        elif not self._unsaid.is_set:
+            self._unsaid.set(self._said_at + SAID_SECONDS)
+
+    def _say_how_many(self) -> None:
+        more, self._said = self._said - LOGGED_AT_ONCE, 0
+        _log.info("{cluster}: health checks said something new of {count} more endpoints, see /clusters", cluster=self._cluster.name, count=more)
 
     def add_subset(self, match: Match) -> None:
         """A route asks for endpoints with this metadata. Called when routes are made: the subset is there when this returns, and so is a change that was being
@@ -150,6 +162,7 @@ class Members:
         """Nothing changes any more."""
         self._is_stopped = True
         self._rest.clear()
+        self._unsaid.clear()
         self.usage.stop()
         if self.watch is not None:
             self.watch.stop()

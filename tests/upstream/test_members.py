@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
+
 from sidecar.address import Address
 from sidecar.cluster.slices import STEP_PIECES
 from sidecar.codec.h2.frames import REFUSED_STREAM
 from sidecar.errors import NoHealthyEndpoint
 from sidecar.model import Endpoint, OutlierDetection
+from sidecar.upstream.health import LOGGED_AT_ONCE
 from sidecar.upstream.members import REST_FACTOR
 from sidecar.upstream.pool import Connector
 from sidecar.upstream.shown import ENDPOINTS_SHOWN
@@ -358,3 +361,18 @@ def test_large_changes_rest() -> None:
     for health in (False, True, False):
         pools.connector.set_checked(members.pools[0], health, "503")
         assert len(pools.balancer.endpoints) == (2 if health else 1)
+
+
+def test_the_log_names_some_and_counts_the_rest() -> None:
+    """When a thousand endpoints fail their checks in one second nobody reads a thousand lines; the next second has its own."""
+    world = World(endpoints=2 * LOGGED_AT_ONCE + 5)
+    with capturedLogs() as events:
+        for pool in world.connector.pools:
+            world.connector.set_checked(pool, False, "status 503")
+        world.clock.pump([0.05] * 25)
+        world.connector.set_checked(world.connector.pools[0], True, "")
+    told = [formatEvent(event) for event in events if "health checks" in formatEvent(event)]
+    assert len(told) == LOGGED_AT_ONCE + 2 and told[0] == "app: 127.0.0.1:8080 fails its health checks: status 503"
+    assert told[-2:] == [
+        f"app: health checks said something new of {LOGGED_AT_ONCE + 5} more endpoints, see /clusters", "app: 127.0.0.1:8080 passes its health checks",
+    ]  # fmt: skip

@@ -31,7 +31,7 @@ from sidecar.transport.wheel import TimerWheel
 from sidecar.upstream.multiplex import Multiplexer
 from sidecar.upstream.pool import Connector
 from sidecar.upstream.probe import Probe, ProbeConnection, ProbeConnector, for_probes
-from sidecar.upstream.probing import Checker, ClusterChecks
+from sidecar.upstream.probing import RESULTS_PER_TURN, Checker, ClusterChecks
 from sidecar.verdicts import DEGRADED, Unwell
 from tests.memory import Attempt, FirstUntried
 
@@ -316,9 +316,33 @@ def test_second_probes_are_spread() -> None:
     for port in range(1, 101):
         world.dice = port / 100
         world.asked.answer(port)
+        world.turn()
     for second in range(1, 11):
         world.walk(1.0)
         assert abs(len(world.asked.order) - 100 - second * 10) <= 2
+
+
+def test_answers_that_come_together_share_out_turns() -> None:
+    """After a stall all come in one turn. None is late for waiting to be taken in, one whose endpoint has left is not, and those that raise count as well."""
+    world = World(endpoints=40, max_concurrent=40, timeout=1.0, unhealthy_threshold=1)
+    while len(world.asked.order) < 40:
+        world.turn()
+    world.clock.rightNow += 0.9
+    for port in range(1, 41):
+        world.asked.answer(port, ILL if port % 4 == 1 else ConnectFailed("refused") if port % 4 == 2 else None)
+    counted = lambda: world.checks.counts()["unchecked"]  # noqa: E731
+    assert counted() == 40 - RESULTS_PER_TURN
+    world.connector.set_endpoints(world.made(*range(1, 40)))
+    world.clock.rightNow += 5.0
+    turns = 0
+    while counted():
+        before = counted()
+        world.turn()
+        turns += 1
+        assert before - counted() <= RESULTS_PER_TURN
+    assert turns == 3
+    assert world.checks.counts() == {"healthy": 19, "degraded": 0, "unhealthy": 20, "unchecked": 0}
+    assert world.checkers[0].counters["timeouts"] == 0 and world.checkers[0].running == 0
 
 
 def test_initial_jitter() -> None:
