@@ -67,10 +67,12 @@ class H2ClientStream:
         head is larger than the server announced to take: it might end the connection of all for it."""
         connection = self._connection
         h2 = connection.h2
-        if head.upgrade == b"h2c":
-            # It is for HTTP/1.1 alone, and here the server speaks HTTP/2 already.
+        if head.upgrade is not None and (head.upgrade == b"h2c" or head.method != b"GET" or not head.end_stream):
+            # h2c is for HTTP/1.1 alone, and here the server speaks HTTP/2 already. Extended CONNECT has neither another method nor a body, which would be taken
+            # for the tunnel's first octets: the request goes without its wish (RFC 9110, section 7.8).
+            if head.upgrade == b"h2c":
+                head.headers.remove(b"http2-settings")
             head.upgrade = None
-            head.headers.remove(b"http2-settings")
         most = h2.peer.header_list_octets
         if most is not None and weight(head) > most:
             raise HeadTooLarge(f"the head has more than the {most} octets that {connection.describe()} takes (SETTINGS_MAX_HEADER_LIST_SIZE)")

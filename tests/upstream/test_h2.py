@@ -496,6 +496,17 @@ def test_tunnel_that_is_over_when_it_opens(asked: bytes) -> None:
     assert app.kinds(1)[-1] == "StreamReset" and world.attempts[0].protocol.reserved == 0
 
 
+@pytest.mark.parametrize("body", [b"", b"hello"])
+def test_upgrade_that_extended_connect_cannot_ask_for(body: bytes) -> None:
+    """One with a method of its own or a body is asked for without the upgrade; the body is none of a tunnel's octets."""
+    head = b"POST /ws HTTP/1.1\r\nHost: app\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n\r\n" % len(body)
+    world, (client,), app = begun(head + body)
+    assert app.head(1).method == b"POST" and app.head(1).upgrade is None and app.body(1) == body and app.ended(1)
+    app.answer(1, None, b"ok")
+    assert client.take().startswith(b"HTTP/1.1 200 ") and not client.closing
+    world.ended_once(200)
+
+
 def test_upgrade_that_the_server_does_not_take() -> None:
     """It is not asked for what it did not announce."""
     world, (client,), app = begun(UPGRADE, connect_protocol=False)
