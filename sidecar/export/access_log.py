@@ -72,11 +72,11 @@ class JSONLines:
         common = likeness.json
         if not common:
             likeness.json = common = json_line(likeness.fields)[1:-1] + b","
-        started = own.started
-        second = int(started)
-        if second != self._second:
-            self._begin_second(second)
-        self._write(b"".join((self._begin, _MILLISECONDS[int((started - second) * 1000)], common, json_line(own)[1:], b"\n")))
+        fraction = own.started - self._second
+        if not 0.0 <= fraction < 1.0:
+            self._begin_second(int(own.started))
+            fraction = own.started - self._second
+        self._write(b"".join((self._begin, _MILLISECONDS[int(fraction * 1000)], common, json_line(own)[1:], b"\n")))
 
     def _begin_second(self, second: int) -> None:
         self._second = second

@@ -16,10 +16,9 @@ class AttemptWay(PluginCalls):
 
     def _dispatch(self, fresh: bool = False) -> None:
         """Ask the connector for a stream for one attempt."""
-        assert self.route is not None
+        route: Any = self.route
         connector = self._connector
         if connector is None:
-            route = self.route
             connector = self._connector = route.connector if route.pick_connector is None else route.choose_connector()
             if connector is None:
                 self.fail(NoCluster(f"the cluster of route {self.route_name} does not exist"))
@@ -30,7 +29,7 @@ class AttemptWay(PluginCalls):
             if connector.circuit is not None and not self._enter(connector.circuit):
                 return
         self.attempts += 1
-        if connector.observe is not None or self._retry is not None or self.route.retry is not None:
+        if connector.observe is not None or self._retry is not None or route.retry is not None:
             self._attempt_began = self.http.seconds()
         self._ticket = connector.open(self, self._tried, fresh)
 

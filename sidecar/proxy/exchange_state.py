@@ -279,9 +279,9 @@ class ExchangeState:
         elif route.timeout and self.request_complete and not (route.timeout_ends_with_head and self.response is not None):
             self._deadline = self._last_moved + route.timeout
             first = route.timeout
-            if 0.0 < route.idle_timeout < first:
+            if route.idle_timeout < first and route.idle_timeout:
                 first = route.idle_timeout
-            if 0.0 < route.silent_after < first:
+            if route.silent_after and route.silent_after < first:
                 first = route.silent_after
             self.downstream.timer.set(self._last_moved + first)
         elif self._deadline:

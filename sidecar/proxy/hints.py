@@ -152,7 +152,13 @@ class Hints:
         times = exchange._times
         if not self._tells_time and (times is None or not times.call_ends):
             return
-        left = None if exchange.request.upgrade is not None or exchange.request.method == b"CONNECT" else self._left(exchange, now)
+        left: float | None
+        if exchange.request.upgrade is not None or exchange.request.method == b"CONNECT":
+            left = None
+        elif times is None and exchange._retry is None and exchange._deadline:
+            left = exchange._deadline - now  # `_left`, without the call
+        else:
+            left = self._left(exchange, now)
         if left is not None and self._tells_time:
             told = int(left * 1000)
             last, same = self._told

@@ -148,8 +148,7 @@ class RequestWay(PluginCalls):
         steps = self.chain.request_head
         seconds = self.http.seconds
         then = seconds()
-        while index < len(steps):
-            step = steps[index]
+        for step in steps[index:] if index else steps:
             account = step.account
             account.calls += 1
             try:
@@ -166,11 +165,9 @@ class RequestWay(PluginCalls):
                     self.wait_for(answer, step, partial(self._request_head_answered, index))
                     return
                 again = self._request_head_verdict(step, answer)
-                if again is None:
-                    return
-                steps = self.chain.request_head
-                index = again
-                continue
+                if again is not None:
+                    self._request_head_hooks(again)
+                return
             index += 1
         self._request_head_passed()
 
@@ -203,8 +200,7 @@ class RequestWay(PluginCalls):
 
     def _request_head_passed(self) -> None:
         """The head hooks let it pass: answer here, gather the body, or go up."""
-        route = self.route
-        assert route is not None
+        route: Any = self.route
         request = self.request
         if route.answer is not None or route.rewrite is not None or route.edit_request is not None:
             try:

@@ -23,8 +23,9 @@ class ResponseWay(PluginCalls):
     def response_head(self, head: ResponseHead) -> None:
         """From upstream: a head, informational or final."""
         now = self._last_moved = self.http.seconds()
-        if head.status < 200:
-            if head.status != 101:
+        status = head.status
+        if status < 200:
+            if status != 101:
                 self.downstream.send_informational(head)
                 return
             if self.request.upgrade is None or head.upgrade != self.request.upgrade:
@@ -39,40 +40,42 @@ class ResponseWay(PluginCalls):
             self.upstream = None
         grpc = self.grpc
         if grpc is not None:
-            if head.end_stream or head.status != 200:
+            if status != 200 or head.end_stream:
                 self._call_answered(grpc, head, now - self._attempt_began)
                 if self._goes_elsewhere(head):
                     return
             elif grpc.status is not None:  # which an earlier attempt had
                 grpc.status = None
-        elif head.status >= 500:
-            self._attempt_ended(head.status, now - self._attempt_began)
+        elif status >= 500:
+            self._attempt_ended(status, now - self._attempt_began)
             if self._goes_elsewhere(head):
                 return
         elif self._connector.observe is not None:
-            if head.end_stream or head.status == 101 or self.request.method == b"CONNECT":
-                self._attempt_ended(head.status, now - self._attempt_began)
+            if head.end_stream or status == 101 or self.request.method == b"CONNECT":
+                self._attempt_ended(status, now - self._attempt_began)
             else:
                 # An endpoint that cuts its answers off is not well, whatever their heads say.
-                self._owed = head.status, now - self._attempt_began
+                self._owed = status, now - self._attempt_began
+        route = self.route
         retry = self._retry
-        if retry is None and self.route is not None and self.route.retry is not None and head.status in self.route.retry.statuses:
+        if retry is None and route is not None and route.retry is not None and status in route.retry.statuses:
             retry = self._retrying()
         if retry is not None:
-            if head.status in retry.statuses and self._retries_response(retry, head):
+            if status in retry.statuses and self._retries_response(retry, head):
                 return
             if retry.attempt > 1:
                 retry.settled(head)
         self.upstream_seconds = now - self.started
         self.response = head
-        if self._deadline and self.route is not None and self.route.timeout_ends_with_head:
-            self._deadline = 0.0 if self._times is None else self._times.after_head(self._deadline)
-        if self.route is not None and self.route.edit_response is not None:
-            self.route.edit_response(head.headers)
+        if route is not None:
+            if route.timeout_ends_with_head and self._deadline:
+                self._deadline = 0.0 if self._times is None else self._times.after_head(self._deadline)
+            if route.edit_response is not None:
+                route.edit_response(head.headers)
         if self._cookie is not None:
             head.headers.fields.append(self._cookie[1])
         chain = self.chain
-        if chain.touches_response or head.status == 101 or self.request.method == b"CONNECT":
+        if chain.touches_response or status == 101 or self.request.method == b"CONNECT":
             if not chain.response_head or self._response_head_hooks(0):
                 self._response_head_passed()
             return
