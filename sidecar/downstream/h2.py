@@ -173,7 +173,7 @@ class H2ServerConnection:
         stream.begin(stream_id, head.end_stream)
         head.scheme = self.scheme
         self._streams[stream_id] = stream
-        if head.upgrade is not None or head.method == b"CONNECT":
+        if head.upgrade is not None or not head.path:  # CONNECT alone has no path
             self._start_tunnel(stream, head, now)
         else:
             stream.exchange = exchange = self._begin(stream, head, now)

@@ -222,6 +222,7 @@ class H2Connection(ReceivingHalf):
                 self.received_data_frames += frames
                 frames = 0
                 self._take_frame(kind >> 8, kind & 0xFF, stream_id & LARGEST_STREAM_ID, data[start:stop], events)
+                uncounted = self._uncounted
                 if self._special:
                     most = -1
             else:

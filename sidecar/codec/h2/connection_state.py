@@ -175,12 +175,13 @@ class ConnectionState:
         if stream.window is not None:
             self._spare += stream.window.grown
         if state != CLOSED:
+            # Whoever closes a stream on both sides does not look at it again.
+            stream.state = state
             self._remember_end(stream.id, state)
         if stream.backlog is not None:
             if stream.backlog.waits:
                 self._ready.remove(stream)
             stream.backlog = None
-        stream.state = state
 
     def _remember_end(self, stream_id: int, state: int) -> None:
         ended = self._ended

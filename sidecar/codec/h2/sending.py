@@ -52,6 +52,9 @@ from sidecar.message import RequestHead, ResponseHead
 _LAST_HEAD = END_HEADERS | END_STREAM
 _AFTER_HEAD, _AFTER_HEAD_END, _AFTER_DATA, _AFTER_END = AFTER[SEND_HEAD], AFTER[SEND_HEAD_END], AFTER[SEND_DATA], AFTER[SEND_END]
 
+# Neither HEAD nor CONNECT, which answers depend on: one look for most requests.
+_PLAIN_METHODS = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
+
 # A frame that the peer's window cut down to fewer octets pays for nothing that the peer sends: windows opened octet by octet would pay for themselves.
 PAYING_OCTETS = 256
 
@@ -77,13 +80,17 @@ class SendingHalf(ConnectionState):
         if stream_id == LARGEST_STREAM_ID:
             self._use_up()
         tunnel = head.upgrade
-        if tunnel is None and head.method == b"CONNECT":
-            tunnel = b""
+        method = head.method
+        is_head = False
+        if method not in _PLAIN_METHODS:
+            is_head = method == b"HEAD"
+            if tunnel is None and method == b"CONNECT":
+                tunnel = b""
         block = write_request(head, self._encoder)
         size = len(block)
         out = self._out
         tail = self._written + len(out)
-        stream = Stream(stream_id, HALF_LOCAL if end else OPEN, self.peer.stream_window, NO_HEAD, tunnel, tail, head.method == b"HEAD")
+        stream = Stream(stream_id, HALF_LOCAL if end else OPEN, self.peer.stream_window, NO_HEAD, tunnel, tail, is_head)
         streams[stream_id] = stream
         if size <= SMALLEST_MAX_FRAME:
             out.append(pack_head(size << 8 | HEADERS, _LAST_HEAD if end else END_HEADERS, stream_id))

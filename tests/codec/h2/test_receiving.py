@@ -7,8 +7,10 @@ from typing import Any
 import hpack
 import pytest
 
+from sidecar.codec.h2.connection import H2Connection
 from sidecar.codec.h2.events import ConnectionFailed, LastChunk, StreamReset
 from sidecar.codec.h2.frames import (
+    ACK,
     COMPRESSION_ERROR,
     CONTINUATION,
     DATA,
@@ -16,8 +18,10 @@ from sidecar.codec.h2.frames import (
     FRAME_SIZE_ERROR,
     HEADERS,
     LARGEST_STREAM_ID,
+    PREFACE,
     PROTOCOL_ERROR,
     RST_STREAM,
+    SETTINGS,
     STREAM_CLOSED,
     WINDOW_UPDATE,
     frame,
@@ -147,11 +151,13 @@ def test_small_chunks_of_one_stream_that_arrive_together_are_one() -> None:
     assert sum(len(chunk) for _, chunk in events) == 20_000 and max(len(chunk) for _, chunk in events) < 4_096 + 256
 
 
-def test_an_end_without_octets_is_no_chunk() -> None:
-    """Also behind a chunk of another stream, with which small ones are joined."""
-    connection = server()
-    connection.receive(headers(1, POST, 4) + headers(3, POST, 4), 0.0)
-    assert connection.receive(frame(DATA, 0, 3, bytes(10)) + frame(DATA, 1, 1), 0.0) == [(3, bytes(10)), (1, END)]
+def test_a_smaller_window_counts_from_its_acknowledgement_on() -> None:
+    """Also for what comes in the same octets."""
+    connection = H2Connection(False, H2Limits(stream_window=1000))
+    connection.start()
+    connection.receive(PREFACE + frame(SETTINGS, 0, 0) + headers(1, POST, 4), 0.0)
+    *_, (_, event) = connection.receive(frame(SETTINGS, ACK, 0) + frame(DATA, 0, 1, bytes(1001)), 0.0)
+    assert isinstance(event, StreamReset) and event.code == FLOW_CONTROL_ERROR
 
 
 def test_a_last_chunk_and_its_end_may_be_one() -> None:
