@@ -457,7 +457,9 @@ class Course(World):
             multiplexed(self)
         if switches.retries:
             budget = RetryBudget(budget_percent=100, min_retry_concurrency=3)
-            self.route.retry = retry_rules(hedge, attempts=3, per_try_timeout=2.0, per_try_idle_timeout=4.0, body_bytes=20, budget=budget)
+            # Without times to watch nothing is made for retries before there is one.
+            seconds = 0.0 if switches.is_tight and hedge is None else 2.0
+            self.route.retry = retry_rules(hedge, attempts=3, per_try_timeout=seconds, per_try_idle_timeout=2 * seconds, body_bytes=20, budget=budget)
             self.route.silent_after = 1.0
         if switches.mirrors:
             mirror = MirrorRuntime(Mirror(cluster="next", buffer_bytes=20), self.mirror_connector, self.stats, self.clock.seconds, self.wheel)
@@ -515,7 +517,7 @@ class Course(World):
             else:
                 attempt.failed = True
                 attempt.fail(ConnectFailed("refused"))
-        elif who == "plugin":
+        elif who == "plugin" and self.wild:
             self.wild[which % len(self.wild)].fire(which)
         elif who == "server":
             up = [each for each in self.servers.values() if each.is_up]

@@ -33,7 +33,7 @@ STEPS = st.one_of(
     st.tuples(st.just("drain"), st.just(""), st.just(0)),
 )  # fmt: skip
 MOOD_LISTS = st.lists(st.one_of(st.just("nothing"), st.just("later"), st.sampled_from(["nothing", *MOODS, "raise", "exit"])), max_size=8)
-PLUGINS = st.lists(st.tuples(st.sampled_from(sorted(MODES)), MOOD_LISTS), min_size=1, max_size=2)
+PLUGINS = st.lists(st.tuples(st.sampled_from(sorted(MODES)), MOOD_LISTS), max_size=2)
 HEDGES = st.sampled_from([None, None, Hedge(delay=0.5), Hedge(hedge_on_per_try_timeout=True)])
 
 
