@@ -33,7 +33,7 @@ from sidecar.facts import ConnectionFacts
 from sidecar.health_checks import HealthChecks
 from sidecar.http2 import ALPN, H2Side, downstream_tls, multiplex, register_h2_metrics, upstream_tls
 from sidecar.identity.keyring import Keyring
-from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, ILineLog, IPluginLifecycle
+from sidecar.interfaces import IConnectionFilter, IHandshakeFilter, ILineLog, IPluginLifecycle, IPropagator
 from sidecar.lives import PluginLives
 from sidecar.message import RequestHead
 from sidecar.model import Config, FilterChain, HTTPManager, PluginRef
@@ -269,7 +269,7 @@ class Sidecar:
         http.access_logs = tuple(Step(plugin.log, account, 0) for plugin, account in logs if not ILineLog.providedBy(plugin))
         if settings.tracing is not None:
             tracer, account = self._plugin(settings.tracing.tracer, name)
-            http.tracer = _Tracer(tracer, account)
+            http.tracer = _Tracer(tracer, account, bool(settings.tracing.exporters))
             http.sample = settings.tracing.sample
             http.exporters = tuple(Step(plugin.export, each, 0) for plugin, each in (self._plugin(ref, name) for ref in settings.tracing.exporters))
         http.wants_record = bool(http.access_logs or http.exporters)
@@ -422,9 +422,9 @@ class _Tracer:
 
     __slots__ = ("begin", "end", "inject")
 
-    def __init__(self, tracer: Any, account: Account) -> None:
+    def __init__(self, tracer: Any, account: Account, exports: bool) -> None:
         self.begin = Step(tracer.begin, account, 0)
-        self.inject = Step(tracer.inject, account, 0)
+        self.inject = Step(tracer.propagate if not exports and IPropagator.providedBy(tracer) else tracer.inject, account, 0)
         self.end = Step(tracer.end, account, 0)
 
 

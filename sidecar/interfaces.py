@@ -99,7 +99,7 @@ class IExchange(Interface):
 
 
 class ITracer(Interface):
-    """Kind `tracer`: propagate trace context and make spans. Synchronous; all three are called for every exchange when tracing is configured."""
+    """Kind `tracer`: propagate trace context and make spans. Synchronous; called for every exchange when tracing is configured, `end` only when there are span exporters."""
 
     def begin(exchange: Any, sample: float) -> None:
         """Before any filter: read the caller's context from the request, set `exchange.trace` (with `trace_id` and `span_id`, hex `str`, for the access record). `sample`: share of new traces to sample."""
@@ -109,6 +109,13 @@ class ITracer(Interface):
 
     def end(exchange: Any, record: Any) -> list[Any]:
         """After the exchange: the finished spans (`sidecar.telemetry.trace.Span`), empty when not sampled."""
+
+
+class IPropagator(Interface):
+    """A tracer that has less to do where there is no span exporter."""
+
+    def propagate(exchange: Any) -> object:
+        """In the place of `ITracer.inject`: `ITracer.end` will not be called for this exchange. What it returns is not looked at."""
 
 
 class ISpanExporter(Interface):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,11 +13,15 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from sidecar import assembly
 from sidecar.address import Address
 from sidecar.assembly import Sidecar
 from sidecar.errors import ConfigError
+from sidecar.filters.w3c import W3CTracer
 from sidecar.interfaces import IAccessLog, IExchangeDone, IPluginLifecycle
 from sidecar.model import Cluster, Config, Endpoint, FilterChain, HTTPManager, Listener, Locality, LocalityLB, Node, PluginRef, Route, RouteTable, VirtualHost
+from sidecar.proxy.steps import Account
+from sidecar.testing import FakeContext
 from tests.memory import GET, OK, Attempt, FirstUntried, MemoryTransport
 
 EVENTS: list[str] = []
@@ -238,3 +243,13 @@ def test_nobodys_code_is_not_loaded() -> None:
     """What speaks HTTP/2 is in memory only where somebody does."""
     code = "import sys, sidecar.service\nprint([name for name in sys.modules if name.startswith('sidecar.codec.h2.co') or name.endswith('.h2')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "['sidecar.codec.h2']"
+
+
+def test_a_tracer_keeps_nothing_where_nobody_takes_spans() -> None:
+    """Unless it knows of no difference."""
+    account = Account("tracer", "t")
+    tracer = W3CTracer(W3CTracer.Config(), FakeContext("w3c"))
+    assert assembly._Tracer(tracer, account, True).inject.hook == tracer.inject
+    assert assembly._Tracer(tracer, account, False).inject.hook == tracer.propagate
+    strange = SimpleNamespace(begin=print, inject=repr, end=print)
+    assert assembly._Tracer(strange, account, False).inject.hook is repr

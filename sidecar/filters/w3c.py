@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
-from sidecar.interfaces import ITracer
+from sidecar.interfaces import IPropagator, ITracer
 from sidecar.telemetry.trace import FIELDS, RANDOM, SAMPLED, TRACEPARENT, TRACESTATE, TraceContext, client_span, context_of, is_sampled, server_span
 
 _FIELDS = FIELDS | {TRACESTATE}
@@ -37,7 +37,7 @@ class ExchangeTrace(msgspec.Struct, eq=False):
         return f"<ExchangeTrace {self.trace_id} {self.span_id} sampled={self.sampled}>"
 
 
-@implementer(ITracer)
+@implementer(ITracer, IPropagator)
 class W3CTracer:
     """Tracer `w3c`. A caller's trace and decision to sample are kept; without them a trace begins here."""
 
@@ -108,11 +108,18 @@ class W3CTracer:
         self._span_ids.extend([begin + end for end in _ENDS])
 
     def inject(self, exchange: Any) -> None:
-        """See `ITracer`. The caller's traceparent is replaced, that of an earlier attempt as well."""
+        """See `ITracer`: what `propagate` does, and what the attempt's span will say of it."""
+        span_id = self.propagate(exchange)
+        attempts = None if exchange.trace is None else exchange.trace.attempts
+        if attempts is not None and len(attempts) < ATTEMPTS_LIMIT:
+            attempts.append((span_id, self._seconds(), exchange.endpoint))
+
+    def propagate(self, exchange: Any) -> str:
+        """See `IPropagator`. The caller's traceparent is replaced, that of an earlier attempt as well. The span's id."""
         trace = exchange.trace
         if trace is None:
             # `begin` failed for this exchange; what the caller sent goes on.
-            return
+            return ""
         if not self._span_ids:
             self._make_span_ids()
         span_id = self._span_ids.pop()
@@ -122,9 +129,7 @@ class W3CTracer:
             headers.fields = [each for each in headers.fields if each[0] != TRACEPARENT]
         trace.has_field = True
         headers.fields.append((TRACEPARENT, value, b"traceparent: %b\r\n" % value))
-        attempts = trace.attempts
-        if attempts is not None and len(attempts) < ATTEMPTS_LIMIT:
-            attempts.append((span_id, self._seconds(), exchange.endpoint))
+        return span_id
 
     def end(self, exchange: Any, record: Any) -> list[object]:
         """See `ITracer`. The server span last."""

@@ -24,7 +24,7 @@ CERTIFICATE_NAMES = frozenset(b"x%cforwarded%cclient%ccert" % dashes for dashes 
 class Caller:
     """One downstream connection as its exchanges see it, with the fields that every request of it gets rendered once."""
 
-    __slots__ = ("facts", "forwarded_client_cert", "forwarded_for", "forwarded_proto", "peer", "peer_text")
+    __slots__ = ("added", "facts", "forwarded_client_cert", "forwarded_for", "forwarded_proto", "peer", "peer_text")
 
     def __init__(self, facts: ConnectionFacts, settings: HTTPManager) -> None:
         self.facts = facts
@@ -38,6 +38,8 @@ class Caller:
         if settings.forwarded_for and not facts.peer.is_unix:
             self.forwarded_for = field(b"X-Forwarded-For", self.peer.encode())
         self.forwarded_proto = field(b"x-forwarded-proto", b"http" if tls is None else b"https")
+        # What a request is given that has none of these fields.
+        self.added = [each for each in (self.forwarded_client_cert, self.forwarded_for, self.forwarded_proto) if each is not None]
 
 
 class HTTPRuntime:

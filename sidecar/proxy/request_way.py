@@ -27,7 +27,6 @@ from sidecar.proxy.steps import Chain, Step, is_awaitable
 from sidecar.verdicts import Reroute
 
 SINGLE_NAMES = frozenset({b"x-request-id", b"x-forwarded-proto"})
-_NOTHING: dict[bytes, bytes] = {}
 RETRY_AFTER = b"1"  # seconds: what is refused by overload protection may try again soon, elsewhere at once
 REROUTES_LIMIT = 4  # plugins that send a request round in circles are stopped: more than any sensible configuration needs
 
@@ -41,7 +40,15 @@ class RequestWay(PluginCalls):
         """Take the request in: forwarded fields, trace context, route, hooks, connection."""
         http = self.http
         request = self.request
-        self._prepare_fields(request)
+        if self._facts.forwarded:
+            self._prepare_fields(request)
+        else:
+            # The client told nothing of other hops.
+            fields = request.headers.fields
+            fields += self.caller.added
+            if http.settings.request_id:
+                self.request_id = new = new_request_id()
+                fields.append((b"x-request-id", new, b"x-request-id: %b\r\n" % new))
         if http.gate is not None:
             sentence = http.gate.refusal(self.connection)
             if sentence:
@@ -82,23 +89,22 @@ class RequestWay(PluginCalls):
             self._request_head_passed()
 
     def _prepare_fields(self, request: RequestHead) -> None:
-        """x-request-id, x-forwarded-*: what the client may not set is dropped, what it did not set is added. One pass; nothing to drop is the usual case."""
+        """x-request-id, x-forwarded-*: what the client may not set is dropped, what it did not set is added."""
         http = self.http
         caller = self.caller
         headers = request.headers
         found = self._facts.forwarded
-        came: dict[bytes, bytes] = {each[0]: each[1] for each in found} if found else _NOTHING
+        came = {each[0]: each[1] for each in found}
         fields: list[Field] = headers.fields
-        if came:
-            if len(found) != len(came):
-                # Of several ids or protocols each reader would believe another one.
-                for name in SINGLE_NAMES & came.keys():
-                    headers.set(name, headers.get_all(name)[0])
-                    came[name] = headers.get_all(name)[0]
-                fields = headers.fields
-            if not http.keeps_certificate and not CERTIFICATE_NAMES.isdisjoint(came):
-                headers.fields = fields = [each for each in fields if each[0] not in CERTIFICATE_NAMES]
-            self.request_id = came.get(b"x-request-id", b"")
+        if len(found) != len(came):
+            # Of several ids or protocols each reader would believe another one.
+            for name in SINGLE_NAMES & came.keys():
+                headers.set(name, headers.get_all(name)[0])
+                came[name] = headers.get_all(name)[0]
+            fields = headers.fields
+        if not http.keeps_certificate and not CERTIFICATE_NAMES.isdisjoint(came):
+            headers.fields = fields = [each for each in fields if each[0] not in CERTIFICATE_NAMES]
+        self.request_id = came.get(b"x-request-id", b"")
         if caller.forwarded_client_cert is not None:
             fields.append(caller.forwarded_client_cert)
         forwarded_for = caller.forwarded_for

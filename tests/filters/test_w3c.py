@@ -10,7 +10,7 @@ from zope.interface.verify import verifyObject
 
 from sidecar.address import Address
 from sidecar.filters.w3c import ATTEMPTS_LIMIT, W3CTracer
-from sidecar.interfaces import ITracer
+from sidecar.interfaces import IPropagator, ITracer
 from sidecar.telemetry.trace import Span, parse_traceparent
 from sidecar.testing import STARTED, FakeContext, FakeExchange, make_record, make_request
 
@@ -56,6 +56,23 @@ def test_a_new_trace() -> None:
     assert (client.parent_span_id, client.kind) == (trace.span_id, "client")
     assert client.span_id != server.span_id
     assert run.inject().trace_id != Run().inject().trace_id
+
+
+def test_where_nobody_takes_spans() -> None:
+    """Each attempt has its context all the same, and nothing is kept for spans."""
+    run = Run()
+    assert verifyObject(IPropagator, run.tracer)
+    found = set()
+    for _ in range(2):
+        run.tracer.propagate(run.exchange)
+        (value,) = run.exchange.request.headers.get_all(b"traceparent")
+        context = parse_traceparent(value)
+        assert context is not None and context.trace_id == run.exchange.trace.trace_id
+        found.add(context.span_id)
+    assert len(found) == 2 and run.exchange.trace.attempts == []
+    run.exchange.trace = None
+    run.tracer.propagate(run.exchange)
+    run.tracer.inject(run.exchange)
 
 
 def test_ids_are_different() -> None:
