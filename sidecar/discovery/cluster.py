@@ -12,13 +12,14 @@ from twisted.python.failure import Failure
 from sidecar.address import Address
 from sidecar.discovery.steps import in_turns
 from sidecar.model import Endpoint, Health
-from sidecar.naming.places import Steps, sliced
+from sidecar.naming.places import Steps, at_once, sliced
 
 _log = Logger(namespace="sidecar.discovery")
 
 # Sets that come sooner one after the other are merged, the last one counts (Envoy: update_merge_window, which is 1 s): a rolling update of a large service
 # would keep the process busy with comparing.
 MERGE_SECONDS = 0.2
+LOOKED_AT_ONCE = 1000  # endpoints, a millisecond or two; more are looked at in steps
 # What `model.Endpoint` says of these.
 MAX_WEIGHT = 1_000_000
 HEALTHS = get_args(Health)
@@ -40,6 +41,7 @@ class ClusterDiscovery:
         self._refusal = ""
         self._addresses: set[Address] = set()
         self._saying: Deferred[None] | None = None
+        self._looking: Deferred[Any] | None = None
         self._next: tuple[Endpoint, ...] | None = None
         self._window: Any = None
         self._first: Deferred[None] | None = None
@@ -55,7 +57,7 @@ class ClusterDiscovery:
         first: Deferred[None] = Deferred()
         self._first = first
         watching = maybeDeferred(self._plugin.watch, self._changed)
-        watching.addCallbacks(lambda _: self._fire(), self._failed)
+        watching.addCallbacks(lambda _: self._found(), self._failed)
         if self._first is not None and timeout_seconds:
             self._timer = self._clock.callLater(timeout_seconds, self._late, timeout_seconds)
         return first
@@ -66,11 +68,19 @@ class ClusterDiscovery:
         if self._window is not None and self._window.active():
             self._window.cancel()
         self._end_saying()
+        self._end_looking()
         self._fire()
         try:
             self._plugin.stop()
         except Exception:
             _log.failure("{cluster}: discovery {plugin} failed to stop", cluster=self.cluster, plugin=self.plugin_name)
+
+    def _found(self) -> None:
+        """The plugin has told what it knows first; that may still be looked at."""
+        if self._looking is None:
+            self._fire()
+        else:
+            self._looking.addCallback(lambda _: self._fire())
 
     def _fire(self, result: Failure | None = None) -> None:
         first, self._first = self._first, None
@@ -101,7 +111,26 @@ class ClusterDiscovery:
         """What the plugin calls."""
         if self._is_stopped:
             return
-        refusal = _refusal(endpoints)
+        self._end_looking()
+        if isinstance(endpoints, Sequence) and len(endpoints) > LOOKED_AT_ONCE:
+            # Until it is found good the one before serves, and the start waits.
+            looking = self._looking = in_turns(self._clock, _refusal(endpoints))
+            looking.addCallback(lambda refusal: self._looked(endpoints, refusal)).addErrback(self._not_looked)
+        else:
+            self._looked(endpoints, at_once(_refusal(endpoints)))
+
+    def _end_looking(self) -> None:
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
+
+    def _not_looked(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            _log.failure("{cluster}: what discovery told could not be taken in", failure, cluster=self.cluster)
+
+    def _looked(self, endpoints: Any, refusal: str) -> None:
+        """`refusal`: what is wrong with them, or ""."""
+        self._looking = None
         if refusal:
             self.refusals += 1
             self._refusal = f"discovery {self.plugin_name} told of something that is no set of endpoints: {refusal}"
@@ -179,20 +208,28 @@ def _counted(count: int, what: str) -> str:
     return f"{count} endpoint{'s' if count > 1 else ''} {what}" if count else ""
 
 
-def _refusal(endpoints: Any) -> str:
+def _refusal(endpoints: Any) -> Steps[str]:
     """What is wrong with what a plugin told, or ""."""
     if not isinstance(endpoints, Sequence):
         return f"expected a sequence of sidecar.model.Endpoint, got {type(endpoints).__name__}"
-    for each in endpoints:
-        if not isinstance(each, Endpoint):
-            return f"expected sidecar.model.Endpoint, got {type(each).__name__}"
-        if not each.address.path and not 0 < each.address.port < 65536:
-            return f"nothing can be connected to at {each.address}"
-        # Structs are not checked when they are made, and balancers add weights up.
-        if type(each.weight) is not int or not 0 <= each.weight <= MAX_WEIGHT or type(each.priority) is not int or each.priority < 0:
-            return f"expected a weight from 0 to {MAX_WEIGHT} and a priority from 0, got {each.weight!r} and {each.priority!r} for {each.address}"
-        if each.health not in HEALTHS:
-            return f"expected a health of {', '.join(HEALTHS)}, got {each.health!r} for {each.address}"
-        if each.metadata and not all(isinstance(value, str) for value in each.metadata.values()):
-            return f"expected texts as metadata, got {each.metadata!r} for {each.address}"
+    for piece in sliced(endpoints):
+        refusal = next(filter(None, map(_refusal_of, piece)), "")
+        if refusal:
+            return refusal
+        yield
+    return ""
+
+
+def _refusal_of(each: Any) -> str:
+    if not isinstance(each, Endpoint):
+        return f"expected sidecar.model.Endpoint, got {type(each).__name__}"
+    if not each.address.path and not 0 < each.address.port < 65536:
+        return f"nothing can be connected to at {each.address}"
+    # Structs are not checked when they are made, and balancers add weights up.
+    if type(each.weight) is not int or not 0 <= each.weight <= MAX_WEIGHT or type(each.priority) is not int or each.priority < 0:
+        return f"expected a weight from 0 to {MAX_WEIGHT} and a priority from 0, got {each.weight!r} and {each.priority!r} for {each.address}"
+    if each.health not in HEALTHS:
+        return f"expected a health of {', '.join(HEALTHS)}, got {each.health!r} for {each.address}"
+    if each.metadata and not all(isinstance(value, str) for value in each.metadata.values()):
+        return f"expected texts as metadata, got {each.metadata!r} for {each.address}"
     return ""

@@ -167,6 +167,28 @@ def test_a_plugin_that_cannot_watch() -> None:
     assert made.clock.getDelayedCalls() == []
 
 
+def test_many_are_looked_at_in_steps() -> None:
+    """Ten thousand are not handed on in the turn in which they come; the start waits for them, and what comes later counts."""
+    made = Made()
+    made.plugin.changed(at(*range(1, 10_001)))
+    made.plugin.first.callback(None)
+    assert made.sets == [] and made.fired == []
+    made.clock.pump([0.0] * 200)
+    assert len(made.sets) == 1 and len(made.sets[0]) == 10_000 and made.fired == [None]
+    made.clock.advance(MERGE_SECONDS)
+    made.plugin.changed(at(*range(1, 9001)))
+    made.plugin.changed(at(7))
+    made.clock.pump([0.0] * 200)
+    assert made.sets[1:] == [[7]] and made.discovery.refusals == 0
+    made.plugin.changed([*at(*range(1, 5000)), "nonsense"])
+    made.clock.pump([0.0] * 200)
+    assert made.discovery.refusals == 1 and len(made.sets) == 2
+    made.plugin.changed(at(*range(1, 5000)))
+    made.discovery.stop()
+    made.clock.pump([0.0] * 200)
+    assert len(made.sets) == 2
+
+
 def test_stop() -> None:
     """Who waits goes on, nothing is handed on any more, no timer is left; a plugin that raises then harms nobody."""
     made = Made()
