@@ -30,6 +30,9 @@ from sidecar.message import END, RequestEvent, RequestHead, ResponseEvent, Respo
 # Empty lines before a request line that are skipped (RFC 9112, section 2.2: old clients send one after a body). More are somebody keeping a connection open
 # for nothing.
 BLANK_LINES = 4
+# Octets: smaller pieces of later requests are joined, up to the second number. An object for every two octets would take twenty times the memory that
+# the caller counts.
+SMALL_PIECE, JOINED_PIECE = 512, 4096
 _NO_LINE: RequestLine = (b"", b"", None, None, 11)
 # Informational answers before a final one: 100, 102 now and then, 103 once or twice.
 INFORMATIONAL_HEADS = 16
@@ -100,7 +103,11 @@ class RequestReader(MessageReader):
         if state in (LENGTH, CHUNKED):
             return self._read_body(data, 0, [])
         if state == COMPLETE:
-            self._later.append(data)
+            later = self._later
+            if later and len(data) < SMALL_PIECE and len(later[-1]) < JOINED_PIECE:
+                later[-1] += data
+            else:
+                later.append(data)
             self._later_bytes += len(data)
         return []
 

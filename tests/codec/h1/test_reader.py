@@ -417,3 +417,14 @@ def test_repr_shows_the_state() -> None:
     reader.receive(GET[:5])
     assert repr(reader) == "<RequestReader head buffered=5>"
     assert repr(waiting()) == "<ResponseReader head to b'GET' keep_alive=True>"
+
+
+def test_later_requests_in_tiny_pieces_are_kept_in_few() -> None:
+    """What the caller counts is about what they take in memory; nothing is lost, also behind the rest of a read."""
+    reader = new_reader()
+    waiting_ones = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(1000))
+    assert len(reader.receive(GET + waiting_ones[:1])) == 1
+    for start in range(1, len(waiting_ones), 2):
+        reader.receive(waiting_ones[start : start + 2])
+    assert reader.buffered == len(waiting_ones) and len(reader._later) < 20
+    assert [event.path for _ in range(1000) for event in reader.next_message() if isinstance(event, RequestHead)] == [b"/%d" % number for number in range(1000)]
