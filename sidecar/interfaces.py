@@ -420,8 +420,8 @@ class IStreamOwner(Interface):
         """From downstream: a chunk of the body or tunnel."""
 
     def request_last(chunk: bytes) -> bool:
-        """From downstream: `request_data` and `request_end(None)` in one. False: the chunk alone was taken, and `request_end` is to follow unless the exchange
-        paused the request meanwhile: then when it is resumed."""
+        """From downstream: `request_data`, `request_end(None)` and `flush_request` in one. False: the chunk alone was taken, and `request_end` is to follow unless
+        the exchange paused the request meanwhile: then when it is resumed."""
 
     def request_end(trailers: Any) -> None:
         """From downstream: the body's end, or the end of the client's side of a tunnel."""

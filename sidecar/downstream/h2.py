@@ -142,8 +142,9 @@ class H2ServerConnection:
                     elif kind is LastChunk:
                         # `take_last`, without the call.
                         stream.request_done = True
-                        if not stream.exchange.request_last(event.chunk):
-                            stream.take_end(stream_id)
+                        if stream.exchange.request_last(event.chunk):
+                            continue
+                        stream.take_end(stream_id)
                     else:
                         stream.request_done = True
                         stream.exchange.request_end(event.trailers)

@@ -320,7 +320,9 @@ class RequestWay(PluginCalls):
             self._hold(chunk)
 
     def request_last(self, chunk: bytes) -> bool:
-        """From downstream: the body's last chunk and its end, without trailers. False: something holds the end back, and the chunk alone was taken."""
+        """From downstream: the body's last chunk and its end, without trailers, and the batch's end for this exchange. False: something holds the end back, and
+        the chunk alone was taken.
+        """
         upstream = self.upstream
         if upstream is None or self._flow is not None or self._inbox is not None or self.is_tunnel:
             self.request_data(chunk)
@@ -339,6 +341,7 @@ class RequestWay(PluginCalls):
             self.grpc.goes_up(chunk)
         try:
             upstream.send_last(chunk)
+            upstream.flush()
         except SidecarError as error:
             self.fail(error)
         return True
