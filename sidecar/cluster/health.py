@@ -23,14 +23,15 @@ class Health:
     failures of our side are told from answers, those and all attempts; what has no such name is about answers then, else about everything."""
 
     __slots__ = (
-        "ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "is_watched", "local_failures", "local_in_row", "local_requests", "name",
-        "reason", "requests", "returned_at", "spared", "times",
+        "ejected_until", "ejections", "failures", "gateway_in_row", "in_row", "interval", "is_watched", "local_failures", "local_in_row",
+        "local_requests", "name", "reason", "requests", "returned_at", "spared", "times",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.in_row = self.gateway_in_row = self.local_in_row = 0
-        # Of the running interval.
+        # Of the interval with this number.
+        self.interval = -1
         self.requests = self.failures = 0
         self.local_requests = self.local_failures = 0
         self.ejected_until = 0.0
@@ -63,7 +64,10 @@ class OutlierJudge:
     and with 0 seconds of an endpoint that `max_ejection_percent` spares. `overflows`: how often it did.
     """
 
-    __slots__ = ("_dice", "_ejected", "_next_return", "_noted", "_settings", "_splits", "count", "next_interval", "out", "overflows")
+    __slots__ = (
+        "_busy", "_dice", "_ejected", "_interval", "_marked", "_next_return", "_settings", "_splits", "_volume", "count", "next_interval", "out",
+        "overflows",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -82,9 +86,12 @@ class OutlierJudge:
         # Those of them that are ejected: asked at each failure, and far fewer. And when the first of them comes back, or earlier.
         self.out: dict[Health, None] = {}
         self._next_return = inf
-        # Those that the end of an interval has to look at: asked in it, or with something to be forgiven. Of ten thousand most are not: to look at all would
-        # stop the event loop for milliseconds.
-        self._noted: dict[Health, None] = {}
+        # What the end of an interval looks at: those that were asked so often in it that a rate may be judged, and those with something to be forgiven. Of ten
+        # thousand most are neither, and to look at all would stop the event loop for milliseconds; so they count anew when they are asked in the next one.
+        self._interval = 0
+        self._volume = _volume(settings)
+        self._busy: dict[Health, None] = {}
+        self._marked: dict[Health, None] = {}
 
     def admit(self, health: Health) -> None:
         """This endpoint is in the cluster from now on, as it was when it was there before."""
@@ -93,30 +100,36 @@ class OutlierJudge:
         if health.is_ejected:
             self.out[health] = None
             self._next_return = min(self._next_return, health.ejected_until)
-        if health.requests or health.times or health.spared:
-            self._noted[health] = None
+        if health.times or health.spared:
+            self._marked[health] = None
+        if health.interval == self._interval and self._volume and max(health.requests, health.local_requests) >= self._volume:
+            self._busy[health] = None
 
     def dismiss(self, health: Health) -> None:
         """It left. What comes in late of it says nothing any more."""
         health.is_watched = False
         self.count -= 1
         self.out.pop(health, None)
-        self._noted.pop(health, None)
+        self._busy.pop(health, None)
+        self._marked.pop(health, None)
 
     def observe(self, health: Health, status: int, now: float) -> bool:
         """An attempt at this endpoint ended with `status`, or one of `sidecar.outcomes` where it gave none. Was it ejected for it?"""
         if not health.is_watched:
             return False
+        if health.interval != self._interval:
+            health.interval = self._interval
+            health.requests = health.failures = health.local_requests = health.local_failures = 0
         if self._splits:
-            if not health.local_requests:
-                self._noted[health] = None
             health.local_requests += 1
+            if health.local_requests == self._volume:
+                self._busy[health] = None
             if status.__class__ is LocalOutcome:
                 return self._observe_local(health, status, now)
             health.local_in_row = 0
-        elif not health.requests:
-            self._noted[health] = None
         health.requests += 1
+        if health.requests == self._volume:
+            self._busy[health] = None
         if status < 500:
             health.in_row = health.gateway_in_row = 0
             return False
@@ -128,7 +141,6 @@ class OutlierJudge:
         counts for rates, because it may be chance; one that never comes first is of no use to anybody. Was it ejected for it?"""
         if not health.is_watched:
             return False
-        self._noted[health] = None
         return self._local_failed_again(health, now) if self._splits else self._failed_again(health, True, now)
 
     def _failed_again(self, health: Health, is_gateway: bool, now: float) -> bool:
@@ -177,16 +189,17 @@ class OutlierJudge:
         if now < self.next_interval:
             return changed
         self.next_interval = now + self._settings.interval
-        noted, self._noted = self._noted, {}
-        changed |= self._judge_rates(noted, now)
-        for health in noted:
-            if health.times and not health.is_ejected and now - health.returned_at >= self._settings.interval:
+        busy, self._busy = self._busy, {}
+        changed |= self._judge_rates(busy, now)
+        marked, self._marked = self._marked, {}
+        for health in marked:
+            if health.times and not health.ejected_until and now - health.returned_at >= self._settings.interval:
                 health.times -= 1
-            if health.spared and not health.failures and not health.local_failures:
+            if health.spared and (health.interval != self._interval or not (health.failures or health.local_failures)):
                 health.spared = ""
-            health.requests = health.failures = health.local_requests = health.local_failures = 0
             if health.times or health.spared:
-                self._noted[health] = None
+                self._marked[health] = None
+        self._interval += 1
         return changed
 
     def forgive(self, health: Health, now: float) -> None:
@@ -200,13 +213,13 @@ class OutlierJudge:
         """When `sweep` is to be called next, seconds."""
         return min(self.next_interval, self._next_return)
 
-    def _judge_rates(self, noted: Iterable[Health], now: float) -> bool:
+    def _judge_rates(self, busy: Iterable[Health], now: float) -> bool:
         settings = self._settings
-        answered = [(each, each.requests, each.failures) for each in noted if each.requests]
+        answered = [(each, each.requests, each.failures) for each in busy if each.requests]
         changed = self._judge_success_rates(answered, settings.enforcing_success_rate, "of its answers good", now)
         changed |= self._judge_failure_percentages(answered, settings.enforcing_failure_percentage, "of its answers were failures", now)
         if self._splits:
-            tried = [(each, each.local_requests, each.local_failures) for each in noted if each.local_requests]
+            tried = [(each, each.local_requests, each.local_failures) for each in busy if each.local_requests]
             changed |= self._judge_success_rates(tried, settings.enforcing_local_origin_success_rate, "of its attempts answered", now)
             changed |= self._judge_failure_percentages(tried, settings.enforcing_failure_percentage_local_origin, "of its attempts had no answer", now)
         return changed
@@ -249,7 +262,7 @@ class OutlierJudge:
         if 100.0 * len(self.out) >= settings.max_ejection_percent * self.count:
             self._spare(health, reason)
             return False
-        self.out[health] = None
+        self.out[health] = self._marked[health] = None
         longest = max(settings.base_ejection_time, settings.max_ejection_time)
         if settings.base_ejection_time * health.times < longest:
             # Beyond, it would only take longer to be forgiven.
@@ -270,6 +283,17 @@ class OutlierJudge:
         """It would be taken out if others were not (Envoy: ejections_overflow)."""
         self.overflows += 1
         is_news = not health.spared
+        self._marked[health] = None
         health.spared = f"{reason}, but {len(self.out)} of {self.count} endpoints are out already (max_ejection_percent)"
         if is_news:
             self._ejected(health, 0.0)
+
+
+def _volume(settings: OutlierDetection) -> int:
+    """Fewer requests in an interval than these say nothing to any detector that is on; 0 when none is."""
+    volumes = []
+    if settings.enforcing_success_rate or (settings.split_external_local_origin_errors and settings.enforcing_local_origin_success_rate):
+        volumes.append(max(1, settings.success_rate_request_volume))
+    if settings.enforcing_failure_percentage or (settings.split_external_local_origin_errors and settings.enforcing_failure_percentage_local_origin):
+        volumes.append(max(1, settings.failure_percentage_request_volume))
+    return min(volumes, default=0)

@@ -178,20 +178,34 @@ def test_who_left_is_not_judged() -> None:
 
 
 def test_the_end_of_an_interval_looks_only_at_those_it_is_about() -> None:
-    """Endpoints that were asked, or have something to be forgiven; of ten thousand the others cost nothing."""
-    judged = Judged(100, interval=10, consecutive_5xx=1, base_ejection_time=5)
-    judged.see(200, at=7)
+    """Endpoints that were asked often enough, or have something to be forgiven; of ten thousand the others cost nothing."""
+    judged = Judged(100, interval=10, consecutive_5xx=1, base_ejection_time=5, success_rate_request_volume=3)
+    judged.see(200, 200, at=7)
     judged.see(503, at=8)
-    assert [each.name for each in judged.judge._noted] == ["7", "8"]
+    judged.see(200, 200, 200, 200, at=9)
+    assert [[each.name for each in some] for some in (judged.judge._busy, judged.judge._marked)] == [["9"], ["8"]]
     judged.walk(10)
-    assert [each.name for each in judged.judge._noted] == ["8"] and judged.healths[7].requests == 0
+    assert not judged.judge._busy and [each.name for each in judged.judge._marked] == ["8"]
+    judged.see(200, at=7)
+    assert judged.healths[7].requests == 1, "it counts anew"
     judged.walk(20)
-    assert judged.healths[8].times == 0 and not judged.judge._noted
+    assert judged.healths[8].times == 0 and not judged.judge._marked
     judged.healths[9].times = 1
     judged.judge.dismiss(judged.healths[9])
     judged.judge.admit(judged.healths[9])
     judged.walk(10)
     assert judged.healths[9].times == 0 and judged.judge.count == 100
+
+
+def test_who_leaves_and_comes_back_within_an_interval_is_judged_at_its_end() -> None:
+    """What it did in it still counts."""
+    judged = Judged(6, consecutive_5xx=0, enforcing_failure_percentage=100, failure_percentage_request_volume=5, enforcing_success_rate=0)
+    for number in range(6):
+        judged.see(*[500 if number == 3 else 200] * 5, at=number)
+    judged.judge.dismiss(judged.healths[3])
+    judged.judge.admit(judged.healths[3])
+    judged.walk(10)
+    assert judged.out == ["3"]
 
 
 def test_who_is_spared() -> None:

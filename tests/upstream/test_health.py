@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 from twisted.logger import capturedLogs, formatEvent
 
 from sidecar.errors import ConnectFailed
@@ -89,8 +88,8 @@ def test_stop_ends_the_watch() -> None:
 
 def test_many_that_go_and_come_back_are_counted() -> None:
     """The log names some: thousands of lines at once would stop everybody's requests."""
-    world = Watched(endpoints=5 * LOGGED_AT_ONCE, max_ejection_percent=100, failure_percentage_threshold=50, enforcing_failure_percentage=100)
-    world.connector.watch._judge._settings = replace(world.connector.watch._judge._settings, failure_percentage_request_volume=1)
+    settings = {"failure_percentage_threshold": 50, "enforcing_failure_percentage": 100, "failure_percentage_request_volume": 1}
+    world = Watched(endpoints=5 * LOGGED_AT_ONCE, max_ejection_percent=100, **settings)
     with capturedLogs() as events:
         for pool in world.connector.pools:
             world.connector.watch.observe(pool, 503, 0.0)
