@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from sidecar.model import Endpoint
 from sidecar.naming.places import Steps, sliced
 
 COMPARED_AT_ONCE = 1000  # endpoints, a millisecond; more are compared in steps
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # what begins a line, an escape sequence or text from right to left
 
 Changed = Callable[[Sequence[Endpoint]], None]
 
@@ -102,6 +105,8 @@ class Findings:
         return {"source": self.source, "last_success": self.last_success, "last_error": self.last_error, "failures": self.failures}
 
     def _remark(self, sentence: str) -> None:
+        # Servers' own words are in it, and a log is read on terminals.
+        sentence = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", sentence)
         if sentence and sentence != self.last_error:
             # A file's sentences begin with its name.
             self._log.warn("{error}", error=sentence if sentence.startswith(self.source) else f"{self.source}: {sentence}")

@@ -366,7 +366,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connection_filters: tuple[PluginRef, ...] = ()
     filter_chains: tuple[FilterChain, ...]
     max_connections: Count = CONNECTIONS
-    backlog: Count = ACCEPT_BACKLOG
+    backlog: Annotated[int, Meta(ge=0, le=2**31 - 1)] = ACCEPT_BACKLOG
     sniff_timeout: Duration = SNIFF_TIMEOUT_SECONDS
     handshake_timeout: Duration = HANDSHAKE_TIMEOUT_SECONDS
     origin: Origin = ""

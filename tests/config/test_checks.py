@@ -12,7 +12,7 @@ from sidecar.config.checks import CHECKS, host_problem, pattern_problem, prefix_
 from sidecar.config.convert import FAILED, Conversion
 from sidecar.config.document import Document
 from sidecar.matching import compile_header_match
-from sidecar.model import ChainMatch, RouteTable
+from sidecar.model import ChainMatch, Listener, RouteTable
 from sidecar.routing.rewrite import compile_redirect, compile_rewrite
 from sidecar.routing.table import compile_table
 
@@ -161,6 +161,13 @@ def test_what_passes_can_be_started(route: dict[str, object]) -> None:
         for mirror in entry.route.mirrors:
             for header in mirror.headers:
                 compile_header_match(header)
+
+
+def test_a_backlog_that_the_system_takes() -> None:
+    """listen(2) takes an int; a start would end with a traceback."""
+    conversion = Conversion(Document("f.yaml", "{name: a, address: 127.0.0.1:1, direction: inbound, filter_chains: [], backlog: 2147483648}", {}), None, CHECKS)  # type: ignore[arg-type]
+    assert conversion.root(Listener) is FAILED
+    assert "backlog: expected an integer from 0 to 2147483647, got the number 2147483648" in str([str(each) for each in conversion.problems])
 
 
 @pytest.mark.parametrize("name", ["*", "www.*"])

@@ -33,6 +33,17 @@ def test_failures_change_nothing() -> None:
     assert findings.snapshot()["last_error"] == ""
 
 
+def test_servers_words_do_nothing_to_a_terminal(caught_logs: list[str]) -> None:
+    """Neither lines of their own nor escape sequences come out of an answer; letters of all languages do."""
+    context = FakeContext()
+    findings = Findings("there", context.clock, context.log)
+    findings.begin(Told())
+    findings.failed("status 500: nö\n[sidecar#info] ready\x1b[2J\x9b\u202e")
+    sentence = "status 500: nö\ufffd[sidecar#info] ready\ufffd[2J\ufffd\ufffd"
+    assert findings.snapshot()["last_error"] == sentence
+    assert caught_logs[-1] == f"there: {sentence}"
+
+
 def test_after_stop_nobody_is_told() -> None:
     """And who waits for the first answer need not any more."""
     context = FakeContext()
