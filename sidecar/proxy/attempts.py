@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.hedging import SideAttempt
 
 TRIES_KEPT = 24  # attempts told in one record: more than the 20 that may be made with the 4 that a plugin may reject
+SPARE_TIMERS = 256  # kept of a route for later exchanges, as many as run at a time on a busy day: those of a burst are let go
 
 
 class TryTimer:
@@ -198,7 +199,8 @@ class Retrying:
         if self.timer is not None:
             self.timer.clear()
             self.timer.retry = None
-            self.rules.spare_timers.append(self.timer)
+            if len(self.rules.spare_timers) < SPARE_TIMERS:
+                self.rules.spare_timers.append(self.timer)
             self.timer = None
         if self.delayed is not None:
             self.delayed.cancel()

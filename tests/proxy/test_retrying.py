@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.errors import ConnectFailed, ConnectTimeout, UpstreamClosed
 from sidecar.model import PoolLimits, RetryBudget
+from sidecar.proxy.attempts import SPARE_TIMERS
 from sidecar.proxy.exchange import Exchange
 from sidecar.verdicts import GiveUp, TryAgain
 from tests.memory import GET, OK, POST, UPGRADE, World, retry_rules
@@ -538,3 +539,15 @@ def test_a_client_that_does_not_read_holds_the_next_attempt_up_as_well() -> None
     second.pump()
     assert client.take().endswith(b"ok")
     world.ended_once(200)
+
+
+def test_timers_of_a_burst_are_let_go() -> None:
+    """As many are kept as a busy route needs."""
+    world = Retried(per_try_timeout=1.0, budget=RetryBudget(budget_percent=100))
+    clients = [world.client() for _ in range(SPARE_TIMERS + 50)]
+    for client in clients:
+        client.receive(GET)
+    assert not world.route.retry.spare_timers
+    for client in clients:
+        client.lose()
+    assert len(world.route.retry.spare_timers) == SPARE_TIMERS and world.http.active == 0
