@@ -24,13 +24,15 @@ CERTIFICATE_NAMES = frozenset(b"x%cforwarded%cclient%ccert" % dashes for dashes 
 class Caller:
     """One downstream connection as its exchanges see it, with the fields that every request of it gets rendered once."""
 
-    __slots__ = ("added", "facts", "forwarded_client_cert", "forwarded_for", "forwarded_proto", "peer", "peer_text")
+    __slots__ = ("added", "facts", "forwarded_client_cert", "forwarded_for", "forwarded_proto", "identity", "peer", "peer_text")
 
     def __init__(self, facts: ConnectionFacts, settings: HTTPManager) -> None:
         self.facts = facts
         self.peer = facts.peer.host or str(facts.peer)
         self.peer_text = str(facts.peer)
         tls = facts.tls
+        # None: in the clear.
+        self.identity = None if tls is None else tls.peer_identity
         self.forwarded_client_cert: Field | None = None
         if settings.forwarded_client_cert == "set" and tls is not None and tls.forwarded_client_cert:
             self.forwarded_client_cert = field(b"x-forwarded-client-cert", tls.forwarded_client_cert)

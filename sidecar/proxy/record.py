@@ -36,7 +36,6 @@ def likeness_of(exchange: Exchange) -> Likeness:
     response = exchange.response
     status = 0 if response is None or not exchange._response_sent else response.status
     call = exchange.grpc
-    tls = exchange.connection.tls
     upstream_tls = exchange.upstream_tls
     principal = exchange.principal
     key = (
@@ -51,7 +50,7 @@ def likeness_of(exchange: Exchange) -> Likeness:
         exchange.endpoint_text,
         exchange._facts.agent,
         None if principal is None else principal.name,
-        None if tls is None else tls.peer_identity,
+        exchange.caller.identity,
         None if upstream_tls is None else upstream_tls.peer_identity,
     )
     likenesses = exchange.http.likenesses

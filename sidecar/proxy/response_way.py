@@ -108,12 +108,6 @@ class ResponseWay(PluginCalls):
             call.status = from_http_status(status)
         self._attempt_ended(status, seconds)
 
-    def _call_ended(self, call: GRPCCall, trailers: Headers | None) -> None:
-        if call.status is None:
-            status = outcome(call, trailers)
-            if status >= 500 or self._connector.observe is not None:
-                self._attempt_ended(status, self.started + (self.upstream_seconds or 0.0) - self._attempt_began)
-
     def _response_head_hooks(self, index: int) -> bool:
         """Run response hooks from `index` on; False when the exchange went another way (or waits)."""
         steps = self.chain.response_head
@@ -171,13 +165,14 @@ class ResponseWay(PluginCalls):
     def response_data(self, chunk: bytes) -> None:
         """From upstream: a chunk of the body or tunnel."""
         self._last_moved = self.http.seconds()
-        if self.grpc is not None and type(self._response_flow) is not _Held:
+        flow = self._response_flow
+        if self.grpc is not None and (flow is None or type(flow) is not _Held):
             self.grpc.goes_down(chunk)
-        if self._response_flow is not None:
-            self._response_flow.data(chunk)
-        else:
+        if flow is None:
             self.response_bytes += len(chunk)
             self.downstream.send_data(chunk)
+        else:
+            flow.data(chunk)
 
     def response_last(self, chunk: bytes) -> bool:
         """From upstream: the body's last chunk and its end, without trailers. False: the chunk alone was taken."""
@@ -198,8 +193,12 @@ class ResponseWay(PluginCalls):
 
     def response_end(self, trailers: Headers | None) -> None:
         """From upstream: the body's end, or the application's end of a tunnel."""
-        if self.grpc is not None:
-            self._call_ended(self.grpc, trailers)
+        call = self.grpc
+        if call is not None:
+            if call.status is None:
+                status = outcome(call, trailers)
+                if status >= 500 or self._connector.observe is not None:
+                    self._attempt_ended(status, self.started + (self.upstream_seconds or 0.0) - self._attempt_began)
         elif self._owed is not None:
             self._tell_owed()
         if self.is_tunnel:

@@ -180,6 +180,10 @@ class Connector:
             return None
         if tried:
             pool = better_untried(self.pools, pool, tried, self.members.usage.served_by(getattr(owner, "metadata_match", None)))
+        multiplexer = self.multiplexer
+        # `serve`, without the call, where a stream is all that is wanted.
+        if multiplexer is not None and not fresh and not pool.idle and multiplexer.serve(pool, owner):
+            return None
         if self.serve(pool, owner, fresh):
             return None
         sentence = ""
