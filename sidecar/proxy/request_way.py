@@ -82,7 +82,11 @@ class RequestWay(PluginCalls):
                 )
             )
             return
-        self._arm()
+        if self.request_complete or self._times is not None:
+            self._arm()
+        elif self.route.idle_timeout:  # type: ignore[union-attr]
+            # What `_arm` does with a request whose body is still to come, without the call.
+            self.downstream.timer.set(self._last_moved + self.route.idle_timeout)  # type: ignore[union-attr]
         if self.chain.request_head:
             self._request_head_hooks(0)
         else:
