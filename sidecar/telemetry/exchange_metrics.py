@@ -50,13 +50,15 @@ class Row:
 class ExchangeStats:
     """The exchanges of one listener. `observe` is what `HTTPRuntime.observe` wants. Adds itself to the registry."""
 
-    __slots__ = ("direction", "listener", "node", "overflowed", "rows")
+    __slots__ = ("_usual", "direction", "listener", "node", "overflowed", "rows")
 
     def __init__(self, registry: Registry, node: Node, direction: str, listener: str) -> None:
         self.node = node
         self.direction = direction
         self.listener = listener
         self.rows: dict[Key, Row] = {}
+        # Of exchanges without error, flags or gRPC, by what is left of the key.
+        self._usual: dict[tuple[str, str, int, int, str | None, str | None], Row] = {}
         self.overflowed = 0
         registry.add_source(self.families)
 
@@ -65,9 +67,12 @@ class ExchangeStats:
         likeness = exchange.likeness
         row: Row | None = None if likeness is None else likeness.row
         if row is None:
-            row = self._row(exchange)
-            if likeness is not None and row.key[0] != OTHER:
-                likeness.row = row
+            if likeness is None:
+                row = self._usual_row(exchange)
+            else:
+                row = self._row(exchange)
+                if row.key[0] != OTHER:
+                    likeness.row = row
         grpc = exchange.grpc
         milliseconds = duration_seconds * 1000.0
         row.milliseconds += milliseconds
@@ -81,6 +86,27 @@ class ExchangeStats:
         if grpc is not None:
             row.request_messages += grpc.requests
             row.response_messages += grpc.responses
+
+    def _usual_row(self, exchange: Any) -> Row:
+        """Where nobody wants records, and so nothing is known of exchanges that are alike."""
+        if exchange.error is not None or exchange.grpc is not None or exchange.flags:
+            return self._row(exchange)
+        tls = exchange.connection.tls
+        upstream_tls = exchange.upstream_tls
+        key = (
+            exchange.route_name,
+            exchange.cluster_name,
+            exchange.status,
+            exchange.request.version,
+            None if tls is None else tls.peer_identity,
+            None if upstream_tls is None else upstream_tls.peer_identity,
+        )
+        row = self._usual.get(key)
+        if row is None:
+            row = self._row(exchange)
+            if row.key[0] != OTHER:
+                self._usual[key] = row
+        return row
 
     def _row(self, exchange: Any) -> Row:
         error = exchange.error

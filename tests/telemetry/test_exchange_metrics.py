@@ -175,3 +175,21 @@ def test_sizes_are_counted_under_their_bound(size: int) -> None:
     (row,) = stats.rows.values()
     place = sum(bound < size for bound in SIZE_BOUNDS)
     assert row.request_sizes[place] == row.response_sizes[place] == 1 and (row.request_bytes, row.response_bytes) == (size, size)
+
+
+def test_exchanges_that_are_alike_are_counted_in_one_row() -> None:
+    """Found by their likeness, whatever else is true of them; one that stands for many others is looked for each time."""
+    stats = ExchangeStats(Registry(), NODE, "inbound", "in")
+    likeness: Any = SimpleNamespace(row=None)
+    for cluster in ("app", "ignored"):
+        exchange = finished(cluster=cluster)
+        exchange.likeness = likeness
+        stats.observe(exchange, 0.002)
+    (row,) = stats.rows.values()
+    assert likeness.row is row and row.key[1] == "app" and sum(row.durations) == 2
+    for number in range(ROWS_LIMIT):
+        stats.observe(finished(route=f"r{number}"), 0.002)
+    exchange = finished(route="one more")
+    exchange.likeness = likeness = SimpleNamespace(row=None)
+    stats.observe(exchange, 0.002)
+    assert likeness.row is None and stats.overflowed
