@@ -3,7 +3,7 @@
 Fields in the dynamic table are complete `Field` tuples, checked and rendered when they entered it, so that a reference to one costs a look into a list.
 Whole blocks are remembered too, with what the connection made of them, for as long as the table does not change: peers that repeat themselves send the very
 same octets. Some peers (nginx) never look into their table and put the same fields into it with every block. What such a block says does not depend on the
-table, so it is remembered with what it adds, and this is added again.
+table, so it is remembered with what it adds, and this is added again: when something asks for the table, because many such blocks may come until then.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Decoder:
     """
 
     __slots__ = (
-        "_added", "_adding", "_adding_room", "_adding_used", "_announced", "_limit", "_must_shrink", "_room", "_size", "_table",
-        "may_remember", "memory", "was_used",
+        "_added", "_adding", "_adding_room", "_adding_used", "_announced", "_limit", "_must_shrink", "_repeated", "_repeated_size", "_repetitions",
+        "_room", "_size", "_table", "may_remember", "memory", "was_used",
     )  # fmt: skip
 
     def __init__(self, table_octets: int = DEFAULT_TABLE_OCTETS) -> None:
@@ -62,8 +62,13 @@ class Decoder:
         self._adding: dict[bytes, tuple[Any, list[Field], int]] = {}
         self._adding_room = REMEMBERED_BLOCKS
         self._adding_used = False
+        # What remembered blocks add that the table does not have yet: so many times these fields, of this size.
+        self._repeated: list[Field] = []
+        self._repeated_size = 0
+        self._repetitions = 0
 
     def __repr__(self) -> str:
+        self._catch_up()
         return f"<Decoder {len(self._table) - _FIRST} entries, {self._size} of {self._limit} octets>"
 
     def announced(self, table_octets: int) -> None:
@@ -79,7 +84,7 @@ class Decoder:
 
     def recall(self, block: bytes, kind: type) -> Any:
         """What `remember` was given for `block`, if it is of this type; else None, and the block has to be decoded. Once for each block that comes: one that
-        adds to the table has done so then.
+        adds to the table counts as having done so then.
         """
         found = self.memory.get(block)
         if found is not None:
@@ -92,13 +97,25 @@ class Decoder:
             return None
         self._adding_used = True
         meaning, added, size = adding
-        self._table[_FIRST:_FIRST] = added
-        self._size += size
-        if self._size > self._limit:
-            self._evict()
+        if added is not self._repeated:
+            self._catch_up()
+            self._repeated = added
+            self._repeated_size = size
+        self._repetitions += 1
         if self.memory:
             self._forget()
         return meaning
+
+    def _catch_up(self) -> None:
+        """The table has what remembered blocks add. Of many repetitions no more than fit: nothing of those before them would be left."""
+        size = self._repeated_size
+        repetitions, self._repetitions = self._repetitions, 0
+        if repetitions:
+            repetitions = min(repetitions, self._limit // size + 1)
+            self._table[_FIRST:_FIRST] = self._repeated * repetitions
+            self._size += size * repetitions
+            if self._size > self._limit:
+                self._evict()
 
     def remember(self, block: bytes, meaning: Any) -> None:
         """Keep `meaning` for the same octets, if the block just decoded may be kept."""
@@ -134,6 +151,8 @@ class Decoder:
         Memory is bounded by the length of `block`: an indexed field is a reference, and Huffman coding saves three eighths at most. The caller counts what a
         list would weigh.
         """
+        if self._repetitions:
+            self._catch_up()
         fields: list[Field] = []
         append = fields.append
         table = self._table

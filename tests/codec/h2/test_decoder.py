@@ -148,13 +148,16 @@ LARGE = b"\x40\x01z\x7f\x81\x1f" + b"x" * 4096
 FROM_TABLE = [b"\xbe", b"\xc0", b"\x7e\x01n", b"\x20\x3f\xe1\x1f"]
 
 
-@given(st.lists(st.lists(st.sampled_from([*FIELDS, *FROM_TABLE, LARGE]), min_size=1, max_size=5), max_size=60), st.sampled_from([100, 4096]))
-def test_blocks_that_are_remembered_with_what_they_add_say_the_same(blocks: list[list[bytes]], table_octets: int) -> None:
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from([*FIELDS, *FROM_TABLE, LARGE]), min_size=1, max_size=5), st.integers(1, 5), st.booleans()), max_size=60),
+    st.sampled_from([100, 4096]),
+)
+def test_blocks_that_are_remembered_with_what_they_add_say_the_same(blocks: list[tuple[list[bytes], int, bool]], table_octets: int) -> None:
     """Whatever a peer repeats, in whatever order: fields and table are those of a decoder that remembers nothing."""
     remembering, forgetful = Decoder(), Decoder()
     for decoder in (remembering, forgetful):
         decoder._limit = table_octets
-    for pieces in blocks:
+    for pieces, looks in [(pieces, looks) for pieces, times, looks in blocks for _ in range(times)]:
         block = b"".join(sorted(pieces, key=lambda piece: piece != FROM_TABLE[3]))
         try:
             expected = forgetful.decode(block)
@@ -165,7 +168,9 @@ def test_blocks_that_are_remembered_with_what_they_add_say_the_same(blocks: list
             fields = remembering.decode(block)
             remembering.remember(block, fields)
         assert fields == expected
-        assert (remembering._table, remembering._size) == (forgetful._table, forgetful._size)
+        if looks:
+            remembering._catch_up()
+            assert (remembering._table, remembering._size) == (forgetful._table, forgetful._size)
 
 
 def test_a_block_that_adds_is_known_the_second_time() -> None:
@@ -176,9 +181,24 @@ def test_a_block_that_adds_is_known_the_second_time() -> None:
     decoder.remember(block, ("parts",))
     assert decoder.recall(block, list) is None and len(decoder._table) == 64
     assert decoder.recall(block, tuple) == ("parts",)
+    assert repr(decoder) == "<Decoder 4 entries, 180 of 4096 octets>"
     assert [field[:2] for field in decoder._table[62:]] == [(b"content-length", b"1"), (b"server", b"nginx")] * 2
     decoder.announced(100)
     assert decoder.recall(block, tuple) is None, "the peer has to confirm the smaller table first"
+
+
+def test_as_much_as_fits_is_kept_of_blocks_that_repeat() -> None:
+    """One block and a half here: 105 octets for fields of 34 and 35."""
+    remembering, forgetful = Decoder(), Decoder()
+    remembering._limit = forgetful._limit = 105
+    block = FIELDS[0] + FIELDS[1]
+    remembering.remember(block, remembering.decode(block))
+    forgetful.decode(block)
+    assert remembering.decode(FIELDS[2]) == forgetful.decode(FIELDS[2])
+    for _ in range(9):
+        assert remembering.recall(block, list) == forgetful.decode(block)
+    remembering._catch_up()
+    assert (remembering._table[62:], remembering._size) == (forgetful._table[62:], 104)
 
 
 def test_the_memory_of_blocks_that_add_is_bounded() -> None:
