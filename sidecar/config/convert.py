@@ -375,7 +375,7 @@ class Conversion:
         except Exception as error:
             record.problem(f"the Config of {kind} {name!r} cannot be read: {error}", "name")
             return
-        record.values["config"] = config = self.convert(node, wanted, path, None, "")
+        record.values["config"] = config = self.convert(node, wanted, path, record, "config")
         validate = getattr(cls, "validate", None)
         if config is not FAILED and callable(validate):
             try:

@@ -6,6 +6,7 @@ It reads the records of the walk, so that a cluster that is wrong in itself stil
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 
 from yaml.nodes import MappingNode
@@ -27,12 +28,14 @@ from sidecar.model import (
     Node,
     PluginRef,
     Route,
+    RouteMatch,
     RouteTable,
     TCPProxy,
     UpstreamTLS,
     VirtualHost,
     WeightedCluster,
 )
+from sidecar.policy.rules import Rule
 
 # (struct, key) -> (what it names, in words)
 REFERENCES: dict[tuple[type, str], tuple[type, str]] = {
@@ -58,6 +61,7 @@ def check_references(conversion: Conversion, is_complete: bool = True, is_right:
     _addresses(conversion)
     _places(conversion)
     _subsets(conversion)
+    _slashes(conversion)
     if is_right:
         _origins(conversion)
     if is_complete:
@@ -187,18 +191,50 @@ def _origins(conversion: Conversion) -> None:
             record.problem("expected `endpoints`, or a `discovery` that finds them; `endpoints: []` is a cluster without any, which answers 503 (UH)")
 
 
+# Where a path is tested: what no request has there takes nothing, and a rule that is to deny it is a hole.
+PATH_TESTS: dict[type, tuple[str, ...]] = {RouteMatch: ("path", "prefix", "segment_prefix"), Rule: ("paths", "not_paths")}
+
+
+def _slashes(conversion: Conversion) -> None:
+    """No path with a run of slashes is asked for where a listener makes one of them. One such listener among several is enough: there it would be silent."""
+    for record in conversion.records:
+        for key in PATH_TESTS.get(record.cls, ()):
+            for text, report in record.texts(key):
+                if "//" not in text:
+                    continue
+                merging = [_listener(user) for user in _users(conversion, record) if user.get("merge_slashes", True)]
+                if merging:
+                    one = re.sub("/{2,}", "/", text)
+                    report(f"no request has {text!r} in its path at {merging[0]}, which merges slashes; write {one!r}, or `merge_slashes: false` there")
+
+
+def _listener(manager: Record) -> str:
+    above = manager.parent
+    while above is not None and above.cls is not Listener:
+        above = above.parent
+    return "the listener" if above is None else f"the listener {above.get('name', '?')!r}"
+
+
+def _users(conversion: Conversion, record: Record) -> list[Record]:
+    """The HTTP managers for whose requests `record` counts: the one it stands in, or those that refer to the route table it stands in."""
+    above = record.parent
+    while above is not None and above.cls not in (HTTPManager, RouteTable):
+        above = above.parent
+    if above is None:
+        return []
+    if above.cls is HTTPManager:
+        return [above]
+    if above.parent is not None and above.parent.cls is HTTPManager:
+        return [above.parent]
+    return [each for each in _of(conversion, HTTPManager) if each.get("routes") == above.get("name")]
+
+
 def _overrides(conversion: Conversion) -> None:
     for record in _of(conversion, FilterOverride):
         kind, name = record.get("kind"), record.get("name")
-        table = record
-        while table.parent is not None and table.cls is not RouteTable:
-            table = table.parent
-        if kind is None or name is None or table.cls is not RouteTable:
+        if kind is None or name is None:
             continue
-        if table.parent is not None and table.parent.cls is HTTPManager:
-            users = [table.parent]
-        else:
-            users = [each for each in _of(conversion, HTTPManager) if each.get("routes") == table.get("name")]
+        users = _users(conversion, record)
         filters = [each for each in _of(conversion, PluginRef) if each.parent in users and each.field == "http_filters"]
         if users and not any((each.get("kind"), each.get("name")) == (kind, name) for each in filters):
             names = {str(each.get("name")) for each in filters if each.get("kind") == kind}

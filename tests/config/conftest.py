@@ -13,12 +13,18 @@ from sidecar.config.load import load
 from sidecar.config.suggest import did_you_mean, listing
 from sidecar.errors import ConfigError, PluginLookupFailed
 from sidecar.model import Config, Duration, HeaderOps, Size
+from sidecar.policy.rules import Rule
 from sidecar.secret import Secret
 
 
 class Nothing:
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         pass
+
+
+class Rules:
+    class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        rules: tuple[Rule, ...] = ()
 
 
 class Limiter:
@@ -91,7 +97,7 @@ CLASSES: dict[tuple[str, str], type] = {
     ("connection-filter", "address-list"): Nothing,
     ("authenticator", "mtls"): Nothing,
     ("authenticator", "acme.api-key"): ApiKey,
-    ("authorizer", "rules"): Nothing,
+    ("authorizer", "rules"): Rules,
     ("rate-limiter", "token-bucket"): Limiter,
     ("filter", "headers"): Edits,
     ("tracer", "w3c"): Nothing,

@@ -69,3 +69,37 @@ def test_overrides_of_a_shared_table(loaded: Callable[..., object]) -> None:
     listener = "{name: %s, address: 127.0.0.1:0, direction: inbound, filter_chains: [{http: {routes: t, http_filters: [%s]}}]}"
     assert loaded(table)
     assert loaded(table + f"listeners: [{listener % ('a', '')}, {listener % ('b', '{kind: filter, name: headers}')}]")
+
+
+def test_routes_of_a_shared_table_can_be_asked_for_at_every_listener(loaded: Callable[..., object], refused: Callable[..., list[str]]) -> None:
+    """A path with a run of slashes is refused as soon as one of the listeners that use the table merges them; the message names that one."""
+    table = "route_tables: [{name: t, virtual_hosts: [{name: v, routes: [{cluster: c, match: {%s}}]}]}]\nclusters: [{name: c, endpoints: []}]\n"
+    listener = "{name: %s, address: 127.0.0.1:0, direction: inbound, filter_chains: [{http: {routes: t, merge_slashes: %s}}]}"
+    for match in ("path: /a//b", "prefix: //", "segment_prefix: /a//b"):
+        text = table % match
+        assert loaded(text)
+        assert loaded(text + f"listeners: [{listener % ('a', 'false')}, {listener % ('b', 'false')}]")
+        [problem] = refused(text + f"listeners: [{listener % ('a', 'false')}, {listener % ('b', 'true')}]")
+        assert problem.startswith("1:")
+        assert "the listener 'b', which merges slashes" in problem
+
+
+RULES = "{kind: authorizer, name: rules, config: {rules: [{name: no, action: deny, %s}]}}"
+
+
+def test_a_rule_that_no_request_can_meet_is_refused(loaded: Callable[..., object], refused: Callable[..., list[str]]) -> None:
+    """A deny rule for a path with a run of slashes would be a hole where the listener merges them: exactly, as a prefix, as a suffix, and inverted."""
+    listener = "listeners: [{name: in, address: 127.0.0.1:0, direction: inbound, filter_chains: [{http: {merge_slashes: %s, http_filters: [%s], %s}}]}]\n"
+    routes = "routes: {name: t, virtual_hosts: [{name: v, routes: [{cluster: c%s}]}]}"
+    end = "clusters: [{name: c, endpoints: []}]"
+    for paths in ("paths: [/a//b]", "paths: ['/a//*']", "paths: ['*//b']", "not_paths: [//]"):
+        rules = RULES % paths
+        assert loaded(listener % ("false", rules, routes % "") + end)
+        [problem] = refused(listener % ("true", rules, routes % "") + end)
+        assert problem.startswith("1:")
+        assert f"rules[0].{paths.split(':')[0]}[0]: no request has" in problem
+        # The same rules as a route's own.
+        used = listener % ("true", RULES % "paths: [/c]", routes % f", filters: [{rules}]")
+        [problem] = refused(used + end)
+        assert "the listener 'in', which merges slashes; write" in problem
+    assert loaded(listener % ("true", RULES % "paths: [/a/b, '/a/*', '*/b']", routes % "") + end)
