@@ -319,9 +319,11 @@ class H2ServerConnection:
         if self._stopping:
             self._stop_answered()
         if self.slow and not self.is_congested:
-            for stream in self.slow.drained(h2.queued):
-                if stream.exchange is not None:
-                    stream.exchange.downstream_drained()
+            self.is_due = True  # what streams give now is written in a round of its own, not from within
+            told = [stream.exchange.downstream_drained() for stream in self.slow.drained(h2.queued) if stream.exchange is not None]
+            self.is_due = False
+            if told and h2.wants_write:
+                self._write()
         h2.take_drained()
         if self._drain_state == LEAVING and not self._streams:
             self._drained()

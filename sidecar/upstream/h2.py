@@ -332,11 +332,13 @@ class H2ClientConnection:
     def resume(self, stream: H2ClientStream) -> None:
         """The exchange takes the answer again: what waited, then credit for more."""
         inbox = stream.inbox
+        owner: Any = None
         while inbox and not stream.is_paused and stream.id:
             owner = stream.owner
             stream.receive(inbox.popleft())
-            if not inbox and owner is not None and not owner.finished:
-                owner.downstream.flush()
+        if owner is not None and not owner.finished:
+            # Also when it pauses again: nobody else may have a reason to write.
+            owner.downstream.flush()
         if stream.id and stream.held and not stream.is_paused:
             self._credit(stream)
             self.flush()

@@ -371,6 +371,21 @@ def test_a_server_that_wants_http1_where_it_is_not_spoken() -> None:
 # -- flow control --------------------------------------------------------------------------------------------------------------------------------
 
 
+def test_what_waited_goes_on_by_itself() -> None:
+    """Each chunk is more than a stream may keep waiting: the answer pauses and resumes with each, and nothing but the writing itself tells it to."""
+    world = multiplexed(World())
+    assert world.connector.multiplexer is not None
+    world.connector.multiplexer.limits = H2Limits(frame_octets=65_536)
+    wide = H2Limits(stream_window=10_000_000, connection_window=10_000_000)
+    client = H2Client(world, wide)
+    stream = client.send(request())
+    app = H2App(world, H2Limits(sent_frame_octets=65_536))
+    app.answer(1, response(), *[bytes([number]) * 20_000 for number in range(5)])
+    client.exchange()
+    assert client.ended(stream) and client.body(stream) == b"".join(bytes([number]) * 20_000 for number in range(5))
+    world.ended_once(200)
+
+
 def test_slow_client_is_waited_for_and_stops_nobody_else() -> None:
     """What one client does not read stays with the application, up to the window; the other answer comes through."""
     world, (slow, other), app = begun(GET, GET, limits=H2Limits())
