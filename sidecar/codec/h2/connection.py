@@ -197,7 +197,16 @@ class H2Connection(ReceivingHalf):
                     break
                 most = largest
             stream = streams.get(stream_id)
-            if WHOLE_HEAD <= kind <= LAST_HEAD:
+            after = REFUSED
+            if kind <= LAST_DATA:
+                if stream is not None and is_allowed and stream.window is None and (taken := stream.taken + size) <= uncounted:
+                    remaining = stream.remaining
+                    if kind == LAST_DATA:
+                        if remaining == NO_LENGTH or remaining == size:  # noqa: SIM109 - a tuple would be made for each frame
+                            after = AFTER_LAST_DATA[stream.state]
+                    elif remaining == NO_LENGTH and size >= SMALL_OCTETS:
+                        after = AFTER_DATA[stream.state]
+            elif kind == WHOLE_HEAD or kind == LAST_HEAD:  # noqa: SIM109
                 if stream is None:
                     self._take_first_head(stream_id, kind == LAST_HEAD, data[start:stop], events)
                 elif stream.remaining == NO_HEAD and self.is_client:
@@ -206,17 +215,6 @@ class H2Connection(ReceivingHalf):
                     self._take_trailers(stream, kind == LAST_HEAD, data[start:stop], events)
                 start = stop + 9
                 continue
-            after = REFUSED
-            if kind <= LAST_DATA and stream is not None and is_allowed and stream.window is None:
-                taken = stream.taken + size
-                remaining = stream.remaining
-                if taken > uncounted:
-                    pass
-                elif kind == LAST_DATA:
-                    if remaining in (NO_LENGTH, size):
-                        after = AFTER_LAST_DATA[stream.state]
-                elif remaining == NO_LENGTH and size >= SMALL_OCTETS:
-                    after = AFTER_DATA[stream.state]
             if after == REFUSED:
                 # Anything else. It may ask how many frames came before.
                 self.received_data_frames += frames
