@@ -89,8 +89,9 @@ class AttemptWay(PluginCalls):
                 self.raised(step)
             now = http.seconds()
             account.seconds += now - then
-        if self.route is not None and self.route.hints is not None:
-            self.route.hints.stamp(self, now)
+        route = self.route
+        if route is not None and route.hints is not None:
+            route.hints.stamp(self, now)
         self._is_stamped = True
 
     def _send_outbox(self, stream: Any, outbox: list[bytes | End]) -> None:

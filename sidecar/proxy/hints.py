@@ -60,14 +60,17 @@ class Hints:
     `tells_time`: each attempt hears how much is left, `counts`: which one it is.
     """
 
-    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_mode", "_rules", "_tells_time", "_timeout", "_told", "is_plain")
+    __slots__ = ("_counts", "_duration", "_ends_with_head", "_honors", "_rules", "_tells_time", "_timeout", "_told", "_whole", "is_plain", "settles")
 
     def __init__(
         self, timeout: float, ends_with_head: bool, mode: str, duration: MaxStreamDuration | None, rules: RetryRules | None, tells_time: bool, counts: bool
     ) -> None:
         self._timeout = timeout
+        # What an attempt has whose request is not complete; None for no limit.
+        self._whole = timeout if timeout and not ends_with_head else None
         self._ends_with_head = ends_with_head
-        self._mode = mode
+        # Do the caller's fields end here?
+        self.settles = mode != "pass"
         self._honors = mode == "honor"
         self._duration = duration
         # Only calls of gRPC that say how long they may take have times of their own here.
@@ -115,9 +118,7 @@ class Hints:
         return times
 
     def settle(self, exchange: Any) -> None:
-        """The head hooks passed the request: take up what it asks about retries, and end here what is for us alone."""
-        if self._mode == "pass":
-            return
+        """The head hooks passed the request: take up what it asks about retries, and end here what is for us alone. Only where that `settles` anything."""
         headers = exchange.request.headers
         if self._honors:
             self._ask_retries(exchange, headers)
@@ -155,8 +156,9 @@ class Hints:
         left: float | None
         if exchange.request.upgrade is not None or exchange.request.method == b"CONNECT":
             left = None
-        elif times is None and exchange._retry is None and exchange._deadline:
-            left = exchange._deadline - now  # `_left`, without the call
+        elif times is None and exchange._retry is None:
+            # `_left`, without the call
+            left = exchange._deadline - now if exchange._deadline else self._whole
         else:
             left = self._left(exchange, now)
         if left is not None and self._tells_time:
@@ -181,8 +183,7 @@ class Hints:
             left = deadline - now
         else:
             times = exchange._times
-            whole = self._timeout if times is None else times.timeout
-            left = whole if whole and not self._ends_with_head else None
+            left = self._whole if times is None else times.timeout if times.timeout and not self._ends_with_head else None
         retry = exchange._retry
         if retry is not None and retry.per_try_timeout and (retry.rules.hedge is None or not retry.rules.hedge.hedge_on_per_try_timeout):
             left = retry.per_try_timeout if left is None else min(left, retry.per_try_timeout)

@@ -230,7 +230,7 @@ class RequestWay(PluginCalls):
                 return
         if route.retry is not None:
             self._begin_retries(route.retry)
-        if route.hints is not None:
+        if route.hints is not None and route.hints.settles:
             route.hints.settle(self)
         if self.chain.choosy:
             self.chain = self._narrowed(self.chain)
