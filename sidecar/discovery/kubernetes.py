@@ -20,7 +20,7 @@ from sidecar.discovery.findings import Findings
 from sidecar.discovery.http import Fetched, FetchFailed, Server
 from sidecar.discovery.steps import in_turns
 from sidecar.interfaces import IDiscovery
-from sidecar.model import Backoff
+from sidecar.model import Backoff, Duration
 from sidecar.naming import pace
 from sidecar.naming.kubernetes import AddressFamily, Event, Slice, Slices, parse_event, parse_page, parse_refusal
 
@@ -34,6 +34,10 @@ LIST_SECONDS = 30.0  # for one piece of a list, and for the head of a watch, whi
 # For how long one watch is asked: by chance, so that not all sidecars come back together after the API server was restarted (client-go: 5 to 10 minutes).
 WATCH_SECONDS = 300
 GRACE_SECONDS = 30.0  # the server ends a watch by itself; if it does not, we do
+# A watch in which nothing comes for so long is given up: an API server sends a bookmark about every minute (watch cache of kube-apiserver), so two of them are
+# missing. TCP's keep-alive does not tell of a server that hangs: its kernel answers. Nothing shorter than `MIN_SILENCE_SECONDS` can be asked for.
+SILENCE_SECONDS = 150.0
+MIN_SILENCE_SECONDS = 75.0
 # A watch that ends sooner and without an event was no watch: then we wait longer each time.
 SHORT_SECONDS = 1.0
 # After so many failures in a row the list is asked for anew: a server that was restored from a backup may refuse for ever to go on from what we know.
@@ -51,7 +55,7 @@ class Kubernetes(Asking):
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`service`, `namespace` (ours by default). `port`: the name or number of one of its ports; unset for the only one. `selector`: instead of the label
         that names the service. `region`: of the endpoints' localities, ours by default. `server`, `token_file`, `ca_file`: by default those that every pod is
-        given; `token_file` is read for each request."""
+        given; `token_file` is read for each request. `silence_timeout`: how long a watch may bring nothing, not even a bookmark; 0: until it ends."""
 
         service: Annotated[str, Meta(min_length=1, max_length=253)]
         namespace: str | None = None
@@ -63,6 +67,7 @@ class Kubernetes(Asking):
         token_file: Path | None = None
         ca_file: Path | None = None
         failure_refresh_rate: Backoff = Backoff(base=1.0, max=30.0)
+        silence_timeout: Duration = SILENCE_SECONDS
 
     @staticmethod
     def validate(config: Config) -> Iterator[str]:
@@ -70,6 +75,8 @@ class Kubernetes(Asking):
         if config.server is not None and not config.server.startswith(("https://", "http://")):
             yield f"expected `server` to be http://HOST:PORT or https://HOST:PORT, got {config.server!r}"
         yield from pace.rate_problems(config.failure_refresh_rate.base)
+        if 0 < config.silence_timeout < MIN_SILENCE_SECONDS:
+            yield f"bookmarks come about every minute: expected a silence_timeout of at least {MIN_SILENCE_SECONDS:g} s, got {config.silence_timeout:g} s"
 
     def __init__(self, config: Config, context: Any, environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT) -> None:
         for problem in self.validate(config):
@@ -88,6 +95,10 @@ class Kubernetes(Asking):
         self._slices = Slices(config.port, config.address_type, region)
         self._backoff = pace.Backoff(config.failure_refresh_rate.base, config.failure_refresh_rate.max, random.random)
         self._version = ""
+        self._silence = config.silence_timeout
+        self._quiet: Any = None  # the timer of a watch
+        self._has_bookmarks = False
+        self._silent_watches = 0  # in a row, of a server that sends no bookmarks
 
     # -- list, then watch --------------------------------------------------------------------------------------------------------------------
 
@@ -155,14 +166,50 @@ class Kubernetes(Asking):
             "timeoutSeconds": str(seconds),
         }
         begun, before = self._clock.seconds(), self._version
-        answer = await self._server.follow(self._url(query), self._fields(), MAX_EVENT_BYTES, seconds + GRACE_SECONDS, self._events, LIST_SECONDS)
-        self._check(answer)
+        if await self._followed(self._url(query), seconds + GRACE_SECONDS):
+            self._fell_silent()
+            return
         if self._version == before and self._clock.seconds() - begun < SHORT_SECONDS:
             raise FetchFailed("the watch ended as soon as it had begun")
+        self._silent_watches = 0
         self._backoff.succeeded()
+
+    async def _followed(self, url: str, deadline: float) -> bool:
+        """Follow a watch to its end, or until it was silent for too long: then True. Raises as `_watch`."""
+        following = self._server.follow(url, self._fields(), MAX_EVENT_BYTES, deadline, self._events, LIST_SECONDS)
+        given_up: list[bool] = []
+
+        def give_up() -> None:
+            given_up.append(True)
+            following.cancel()
+
+        if self._silence:
+            self._quiet = self._clock.callLater(self._silence, give_up)
+        try:
+            self._check(await following)
+        except CancelledError:
+            if not given_up:
+                raise
+        finally:
+            if self._quiet is not None and self._quiet.active():
+                self._quiet.cancel()
+        return bool(given_up)
+
+    def _fell_silent(self) -> None:
+        """Without bookmarks a watch may be silent for good reasons, so the next one goes on; but not for ever. Raises `FetchFailed` where they had come: the
+        list, which is asked for next, tells what a server that hung has kept to itself.
+        """
+        if self._has_bookmarks:
+            self._has_bookmarks, self._version = False, ""
+            raise FetchFailed(f"nothing came for {self._silence:g} s, not even a bookmark")
+        self._silent_watches += 1
+        if self._silent_watches >= RELIST_FAILURES:
+            self._silent_watches, self._version = 0, ""
 
     def _events(self, lines: list[bytes]) -> Deferred[None]:
         """Take up a batch of events; the stream waits."""
+        if self._quiet is not None and self._quiet.active():
+            self._quiet.reset(self._silence)
 
         def take() -> Generator[None, None, None]:
             for line in lines:
@@ -179,6 +226,8 @@ class Kubernetes(Asking):
             yield from self._slices.put(event.slice)
         elif event.kind == "delete" and event.slice is not None:
             self._slices.delete(event.slice)
+        elif event.kind == "bookmark":
+            self._has_bookmarks = True
         elif event.kind == "refused":
             if event.code == 410:
                 raise _Gone

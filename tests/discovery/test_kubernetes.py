@@ -278,6 +278,7 @@ def test_a_port_that_is_not_there() -> None:
     [
         ({"server": "10.0.0.1:443"}, "expected `server` to be http://HOST:PORT or https://HOST:PORT"),
         ({"failure_refresh_rate": Backoff(base=0.0, max=1.0)}, "a base of at least 0.01 s, got 0 s"),
+        ({"silence_timeout": 60.0}, "expected a silence_timeout of at least 75 s"),
     ],
 )
 def test_configurations_that_cannot_work(config: dict[str, Any], problem: str) -> None:
@@ -365,3 +366,49 @@ def test_a_silent_watch_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         assert told.sets == [["10.0.0.1:80"]]
 
     watched(scenario, lists("1", a_slice("a", "10.0.0.1")), watches(), watches())
+
+
+def test_a_server_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bookmarks came, a watch without any for too long is a failure, and the list is asked for anew: it tells what was missed."""
+    monkeypatch.setattr(kubernetes, "MIN_SILENCE_SECONDS", 0.0)
+
+    async def scenario(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> None:
+        await until(reactor, lambda: len(api.asked) == 4)
+        await until(reactor, lambda: len(told.sets) == 2)
+        assert [("watch" in each.query) for each in api.asked] == [False, True, False, True]
+        assert plugin.snapshot()["failures"] == 1
+        assert told.sets == [["10.0.0.1:80"], ["10.0.0.2:80"]]
+        assert not api.asked[1].transport.connected
+
+    first, second = lists("1", a_slice("a", "10.0.0.1")), lists("9", a_slice("a", "10.0.0.2", version="9"))
+    watched(scenario, first, watches(bookmark("2")), second, lambda request: None, silence_timeout=0.2)
+
+
+def test_a_server_without_bookmarks_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no failure: the next watch goes on; every third time the list is asked for anew."""
+    monkeypatch.setattr(kubernetes, "MIN_SILENCE_SECONDS", 0.0)
+
+    async def scenario(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> None:
+        await until(reactor, lambda: len(api.asked) == 6)
+        assert [each.query.get("resourceVersion") for each in api.asked] == [None, "1", "1", "1", None, "1"]
+        assert plugin.snapshot()["failures"] == 0
+
+    listed = lists("1", a_slice("a", "10.0.0.1"))
+    watched(scenario, listed, watches(), watches(), watches(), listed, watches(), silence_timeout=0.1)
+
+
+def test_bookmarks_keep_a_watch() -> None:
+    """The time of silence begins anew with each; with 0 there is none."""
+
+    async def scenario(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> None:
+        await until(reactor, lambda: len(api.asked) == 2)
+        before = plugin._quiet.getTime()
+        api.asked[1].send(bookmark("2"))
+        assert await until(reactor, lambda: plugin._quiet.getTime() > before)
+
+    async def without(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> None:
+        await until(reactor, lambda: len(api.asked) == 2)
+        assert plugin._quiet is None
+
+    watched(scenario, lists("1", a_slice("a", "10.0.0.1")), watches())
+    watched(without, lists("1", a_slice("a", "10.0.0.1")), watches(), silence_timeout=0.0)
