@@ -25,6 +25,9 @@ from sidecar.naming.places import make_address
 MIN_REFRESH_SECONDS = 1.0  # Envoy: dns_min_refresh_rate; a TTL of 0 must not mean a query for every answer
 MAX_REFRESH_SECONDS = 300.0  # a record with a TTL of a day is looked at all the same: somebody may have to move the service now
 TARGETS_AT_A_TIME = 16  # of SRV records: each question has a socket of its own
+MAX_TARGETS = 1000  # of one name's SRV records; a TCP answer (64 KiB) has room for more than 3000, and each is a question of its own
+# With many targets whose TTL is 0 the name servers, which others need too, are asked no more than this on average: 1000 targets every ten seconds.
+TARGETS_A_SECOND = 100
 TIMEOUT_SECONDS = 2.0  # for one answer of one server; resolv.conf(5) has 5, which is most of what a start waits for
 
 
@@ -93,8 +96,9 @@ class DNS:
                 yield f"expected a priority up to {MAX_PRIORITY}, got {each.priority}"
         if len({each.name for each in names}) < len(names):
             yield "a name stands here twice"
-        if not 0 < config.min_refresh_rate <= config.max_refresh_rate:
-            yield f"expected a min_refresh_rate above 0 and at most max_refresh_rate ({config.max_refresh_rate:g} s), got {config.min_refresh_rate:g} s"
+        least, most = pace.MIN_BASE_SECONDS, config.max_refresh_rate
+        if not least <= config.min_refresh_rate <= most:
+            yield f"expected a min_refresh_rate of at least {least:g} s and at most max_refresh_rate ({most:g} s), got {config.min_refresh_rate:g} s"
         yield from pace.rate_problems(config.failure_refresh_rate.base)
         if not config.timeout:
             yield "expected a timeout above 0"
@@ -205,6 +209,9 @@ class DNS:
         # RFC 2782: the target "." says that there is decidedly no such service.
         named = [(record, target) for record in records.values if (target := record.target.name.decode("latin-1").lower().rstrip("."))]
         targets = list(dict.fromkeys(target for _, target in named))
+        if len(targets) > MAX_TARGETS:
+            name.remark = f"{name.host} has {len(targets)} targets, of which {MAX_TARGETS} are used"
+            named, targets = _first(named)
         asking: list[Deferred[_Target]] = [self._at_a_time.run(self._target, name, target) for target in targets]
         found = dict(zip(targets, await gatherResults(asking), strict=True))
         name.targets = {target: each.hosts.addresses for target, each in found.items()}
@@ -212,6 +219,7 @@ class DNS:
         usable = [(record, target) for record, target in named if record.port]
         services = [Service(record.priority, record.weight, record.port, target, found[target].hosts.addresses) for record, target in usable]
         ttl = min(records.ttl, *(each.hosts.ttl for each in found.values())) if found else records.ttl
+        ttl = max(ttl, len(targets) / TARGETS_A_SECOND)
         problems = [each.problem for each in found.values() if each.problem is not None]
         if len(usable) < len(named):
             name.remark = f"{name.host} has a record with port 0, to which nobody can connect"
@@ -230,6 +238,14 @@ class DNS:
             return _Target(Hosts((), error.ttl), error)
         except LookupFailed as error:
             return _Target(Hosts(name.targets.get(target, ()), self._config.min_refresh_rate), error)
+
+
+def _first(named: list[tuple[Any, str]]) -> tuple[list[tuple[Any, str]], list[str]]:
+    """As many records, with their targets, as are taken: the most preferred, and always the same ones, however the server rotates them."""
+    ordered = sorted(named, key=lambda each: (each[0].priority, each[1]))
+    targets = list(dict.fromkeys(target for _, target in ordered))[:MAX_TARGETS]
+    taken = set(targets)
+    return [each for each in ordered if each[1] in taken], targets
 
 
 def _endpoint(name: _Name, address: Address, weight: int, priority: int, hostname: str) -> Endpoint:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from sidecar.address import Address
+from sidecar.discovery import dns
 from sidecar.discovery.dns import DNS
 from sidecar.discovery.resolver import Hosts, LookupFailed, NoSuchName, Records
 from sidecar.interfaces import IDiscovery
@@ -232,6 +233,34 @@ def test_services(make: Make) -> None:
     plugin.stop()
 
 
+def test_more_targets_than_are_taken(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most preferred are used, the same ones in whatever order they come, and it is told of."""
+    monkeypatch.setattr(dns, "MAX_TARGETS", 2)
+    made = [Target(1, 1, 80, "a.shop"), Target(0, 1, 80, "c.shop"), Target(0, 1, 80, "b.shop"), Target(0, 1, 81, "b.shop")]
+    hosts = {f"{letter}.shop": Hosts((f"10.0.0.{number}",), 60) for number, letter in enumerate("abc")}
+    plugin, servers, told, _ = make({"_http._tcp.pay": Records(tuple(made), 1), **hosts}, "_http._tcp.pay")
+    expected = ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80"]
+    assert told.last == expected
+    assert plugin.snapshot()["last_error"] == "_http._tcp.pay has 3 targets, of which 2 are used"
+    servers.answers["_http._tcp.pay"] = Records(tuple(reversed(made)), 1)
+    advance(plugin, 1.1)
+    assert told.last == expected
+    plugin.stop()
+
+
+def test_many_targets_without_a_ttl(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for no faster than the name servers are to be asked on average."""
+    monkeypatch.setattr(dns, "TARGETS_A_SECOND", 0.1)
+    records = Records((Target(0, 1, 80, "a.shop"), Target(0, 1, 80, "b.shop")), 0)
+    plugin, servers, told, _ = make({"_http._tcp.pay": records, "a.shop": Hosts(("10.0.0.1",), 0), "b.shop": Hosts(("10.0.0.2",), 0)}, "_http._tcp.pay")
+    servers.answers["_http._tcp.pay"] = Records((Target(0, 1, 80, "b.shop"),), 0)
+    advance(plugin, 17.9)
+    assert len(told.sets) == 1
+    advance(plugin, 2.2)
+    assert told.last == ["10.0.0.2:80"]
+    plugin.stop()
+
+
 def test_a_record_with_port_0(make: Make) -> None:
     """Takes nothing from the others, and is told of; alone it is no service."""
     records = Records((Target(0, 1, 0, "a.shop"), Target(0, 1, 8081, "b.shop")), 1)
@@ -258,7 +287,7 @@ def test_a_record_with_port_0(make: Make) -> None:
         ({"names": "pay:0"}, "expected HOST:PORT"),
         ({"names": "p y:80"}, "expected HOST:PORT"),
         ({"names": ("pay:80", "pay:80")}, "stands here twice"),
-        ({"names": "pay:80", "min_refresh_rate": 0.0}, "min_refresh_rate above 0"),
+        ({"names": "pay:80", "min_refresh_rate": 0.0}, "min_refresh_rate of at least 0.01 s"),
         ({"names": "pay:80", "min_refresh_rate": 9.0, "max_refresh_rate": 5.0}, "at most max_refresh_rate"),
         ({"names": "pay:80", "timeout": 0.0}, "timeout above 0"),
         ({"names": "pay:80", "failure_refresh_rate": Backoff(base=0.0, max=0.0)}, "a base of at least 0.01 s, got 0 s"),
