@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sidecar.config.cluster_checks import CLUSTER_CHECKS, http_limits
+from sidecar.config.cluster_checks import CLUSTER_CHECKS, http2_codec, http_limits
 from sidecar.config.convert import Check, Record
 from sidecar.config.problems import SPIFFE_SEGMENT, TRUST_DOMAIN, each, host_problem, pattern_problem, prefix_problem, spiffe_problem
 from sidecar.config.retry_checks import RETRY_CHECKS, route_retry
@@ -340,7 +340,8 @@ def filter_chain(record: Record) -> None:
 
 
 def http_manager(record: Record) -> None:
-    """Upgrades are protocol names."""
+    """Upgrades are protocol names; HTTP/2 is spoken where it has settings."""
+    http2_codec(record)
     each(
         record,
         "upgrades",

@@ -8,7 +8,7 @@ from collections import Counter
 from sidecar.config.convert import Check, Record
 from sidecar.config.problems import each, host_problem
 from sidecar.config.suggest import listing
-from sidecar.model import Cluster, Endpoint, HealthCheck, LocalityLB, OutlierDetection, SlowStart, SubsetLB, SubsetSelector
+from sidecar.model import Cluster, Endpoint, HealthCheck, HTTP2Options, LocalityLB, OutlierDetection, SlowStart, SubsetLB, SubsetSelector
 
 MIN_LIMIT_BYTES = 1024  # a head or window below 1 KiB refuses ordinary browsers' requests
 
@@ -52,6 +52,20 @@ def cluster(record: Record) -> None:
     speaks_h2 = record.get("protocol", "h1") == "h2" or (record.get("protocol") == "auto" and record.has("tls"))
     if not speaks_h2 and any(one.check.name == "grpc" for one in record.get("health_checks", ())):
         record.problem("the health check grpc needs HTTP/2; write `protocol: h2`", "health_checks")
+    if not speaks_h2 and record.get("protocol", "h1") != "downstream" and _is_changed(record):
+        why = "in cleartext `protocol: auto` is HTTP/1.1" if record.get("protocol") == "auto" else "this cluster is spoken to in HTTP/1.1 (`protocol: h1`)"
+        record.problem(f"{why}, so these settings would not be looked at", "http2")
+
+
+def _is_changed(record: Record) -> bool:
+    """Does `http2` say anything? A file in which the defaults are written out is right."""
+    return bool(record.get("http2", HTTP2Options()) != HTTP2Options())
+
+
+def http2_codec(record: Record) -> None:
+    """Settings of HTTP/2 have a codec that speaks it."""
+    if record.get("codec") == "h1" and _is_changed(record):
+        record.problem("this listener speaks HTTP/1.1 alone (`codec: h1`), so these settings would not be looked at", "http2")
 
 
 # What outlier detection only looks at where it tells both kinds of failures apart.
@@ -72,6 +86,8 @@ def outlier_detection(record: Record) -> None:
 
 # Those whose choice hangs on the request.
 KEYED_BALANCERS = ("ring-hash", "maglev")
+# Those of ours whose choice does not.
+KEYLESS_BALANCERS = ("round-robin", "random", "least-request", "peak-ewma")
 
 
 def slow_start(record: Record) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from yaml.nodes import MappingNode
 
 from sidecar.address import Address
+from sidecar.config.cluster_checks import KEYED_BALANCERS, KEYLESS_BALANCERS
 from sidecar.config.convert import Conversion, Record
 from sidecar.config.suggest import did_you_mean, listing
 from sidecar.model import (
@@ -62,6 +63,7 @@ def check_references(conversion: Conversion, is_complete: bool = True, is_right:
     _places(conversion)
     _subsets(conversion)
     _slashes(conversion)
+    _keys(conversion)
     if is_right:
         _origins(conversion)
     if is_complete:
@@ -171,12 +173,28 @@ def _places(conversion: Conversion) -> None:
             record.problem("how many callers each zone has is not known as long as `local_cluster_name` is not written", "mode")
 
 
+def _used(record: Record) -> list[str]:
+    """The clusters to which a route, or a share of one, sends."""
+    return [record.get("cluster")] if record.get("cluster") is not None else [share.cluster for share in record.get("weighted_clusters", ())]
+
+
+def _keys(conversion: Conversion) -> None:
+    """What a route's requests have in common is asked for by some balancers alone. What those of others do, nobody knows here."""
+    clusters = {record.get("name"): record for record in _top_level(conversion, Cluster)}
+    for record in (each for each in _of(conversion, Route) if each.get("hash_policy")):
+        for name in _used(record):
+            balancer = None if name not in clusters else clusters[name].get("balancer")
+            if balancer is not None and balancer.name in KEYLESS_BALANCERS:
+                record.problem(
+                    f"the balancer {balancer.name!r} of the cluster {name!r} does not look at it; those that do are {listing(KEYED_BALANCERS)}", "hash_policy"
+                )
+
+
 def _subsets(conversion: Conversion) -> None:
     """Metadata is looked at only in clusters with subsets."""
     clusters = {record.get("name"): record for record in _top_level(conversion, Cluster)}
     for record in (each for each in conversion.records if each.cls in (Route, TCPProxy, WeightedCluster) and each.get("metadata_match")):
-        used = [record.get("cluster")] if record.get("cluster") is not None else [share.cluster for share in record.get("weighted_clusters", ())]
-        for name in used:
+        for name in _used(record):
             cluster = clusters.get(name)
             if cluster is not None and "lb_subset_config" not in cluster.keys:
                 record.problem(f"the cluster {name!r} has no `lb_subset_config`, so its endpoints' metadata would not be looked at", "metadata_match")

@@ -39,3 +39,41 @@ def test_short_form_has_them_too(tmp_path: Path) -> None:
     [cluster] = config.clusters
     assert cluster.locality_lb is not None and cluster.locality_lb.mode == "prefer" and cluster.healthy_panic_threshold == 7
     assert config.node.locality is not None and config.node.locality.region == "eu"
+
+
+CLUSTER = "clusters: [{{name: a, endpoints: [10.0.0.1:80], {}}}]"
+LISTENER = (
+    "listeners: [{{name: in, address: 127.0.0.1:0, direction: inbound, filter_chains: [{{http: {{{} routes: {{name: t, virtual_hosts: "
+    "[{{name: v, routes: [{{cluster: a{}}}]}}]}}}}}}]}}]\nclusters: [{{name: a, endpoints: [10.0.0.1:80]{}}}]"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (CLUSTER.format("http2: {max_concurrent_streams: 5}"), "clusters[0].http2: this cluster is spoken to in HTTP/1.1 (`protocol: h1`)"),
+        (CLUSTER.format("protocol: auto, http2: {keepalive_interval: 5s}"), "clusters[0].http2: in cleartext `protocol: auto` is HTTP/1.1"),
+        (CLUSTER.format("protocol: auto, tls: {hostname: a}, http2: {keepalive_interval: 5s}"), ""),
+        (CLUSTER.format("protocol: h2, http2: {keepalive_interval: 5s}"), ""),
+        (CLUSTER.format("protocol: downstream, http2: {keepalive_interval: 5s}"), ""),
+        (CLUSTER.format("http2: {keepalive_interval: 0}"), ""),
+        (LISTENER.format("codec: h1, http2: {keepalive_interval: 5s},", "", ""), "http.http2: this listener speaks HTTP/1.1 alone (`codec: h1`)"),
+        (LISTENER.format("codec: h1, http2: {},", "", ""), ""),
+        (LISTENER.format("http2: {keepalive_interval: 5s},", "", ""), ""),
+        (LISTENER.format("", ", hash_policy: [{header: x}]", ""), "hash_policy: the balancer 'round-robin' of the cluster 'a' does not look at it"),
+        (LISTENER.format("", ", hash_policy: [{header: x}]", ", balancer: {kind: balancer, name: peak-ewma}"), "the balancer 'peak-ewma' of the cluster 'a'"),
+        (LISTENER.format("", ", hash_policy: [{header: x}]", ", balancer: {kind: balancer, name: maglev}"), ""),
+    ],
+)
+def test_what_nobody_would_look_at_is_told_of(text: str, problem: str, tmp_path: Path) -> None:
+    """Settings of HTTP/2 where it is not spoken, keys where no balancer goes by them; defaults that are written out are right."""
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(text)
+    if not problem:
+        assert load(str(file), Finder(), {})
+        return
+    with pytest.raises(ConfigError) as found:
+        load(str(file), Finder(), {})
+    [told] = found.value.problems
+    assert problem in str(told)
+    assert told.line > 0
