@@ -11,7 +11,7 @@ from zope.interface import implementer
 from sidecar.interfaces import IPropagator, ITracer
 from sidecar.telemetry.trace import FIELDS, RANDOM, SAMPLED, TRACEPARENT, TRACESTATE, TraceContext, client_span, context_of, is_sampled, server_span
 
-_FIELDS = FIELDS | {TRACESTATE}
+_FIELDS = FIELDS | {TRACESTATE, b"x-b3-parentspanid"}
 # Enough for every attempt that retries and repicks allow.
 ATTEMPTS_LIMIT = 16
 _FLAGS_TEXT = tuple(f"{flags:02x}" for flags in range(256))
@@ -69,9 +69,14 @@ class W3CTracer:
         if not came:
             exchange.trace = self._root(None, sample, False)
             return
+        if not self._trusts_caller:
+            # None of them goes on: an application, or the next sidecar, would take up what a stranger wrote.
+            headers.fields = [each for each in headers.fields if each[0] not in _FIELDS]
+            exchange.trace = self._root(None, sample, False)
+            return
         names = [each[0] for each in came]
         has_field = TRACEPARENT in names
-        context = context_of(came) if self._trusts_caller else None
+        context = context_of(came)
         if TRACESTATE in names and (context is None or not context.is_w3c):
             headers.remove(TRACESTATE)
         if context is None or not context.trace_id:

@@ -37,7 +37,8 @@ identity: {{directory: "{identity}"}}
 outbound:
   listen: "127.0.0.1:0"
   services:
-    payments: {{endpoints: ["{payments}"]}}
+    # What is tried takes long on a busy machine.
+    payments: {{endpoints: ["{payments}"], timeout: 2m}}
     calls: {{endpoints: ["{calls}"]}}
 access_log: access.log
 admin: "127.0.0.1:0"

@@ -134,12 +134,13 @@ def test_not_sampled() -> None:
 
 
 def test_a_caller_that_is_not_trusted() -> None:
-    """Its trace ends at our door: replaced, tracestate dropped, our own decision."""
-    run = Run([("traceparent", PARENT), ("tracestate", "a=1")], sample=0.0, trust_caller=False)
+    """Its trace ends at our door: replaced, tracestate and B3 dropped, our own decision."""
+    b3 = [("b3", f"{TRACE}-00f067aa0ba902b7-1"), ("x-b3-traceid", TRACE), ("x-b3-sampled", "1"), ("x-b3-parentspanid", "1")]
+    run = Run([("traceparent", PARENT), ("tracestate", "a=1"), *b3, ("x-other", "1")], sample=0.0, trust_caller=False)
     context = run.inject()
     assert context.trace_id != TRACE
     assert context.flags == 0
-    assert b"tracestate" not in run.exchange.request.headers
+    assert [each[0] for each in run.exchange.request.headers.fields] == [b"host", b"x-other", b"traceparent"]
 
 
 def test_one_client_span_for_each_attempt() -> None:
