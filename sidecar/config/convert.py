@@ -126,6 +126,8 @@ class Conversion:
         self.problems: list[Problem] = []
         self.records: list[Record] = []
         self.failed: set[int] = set()
+        # Texts that came out of the environment: path -> as written, with `${NAME}`.
+        self.variables: dict[str, str] = {}
         self._finder = finder
         self._checks = checks
         self._paths = {} if paths is None else paths
@@ -146,6 +148,8 @@ class Conversion:
         value = FAILED if id(node) in self.document.broken else self._convert(node, wanted, path, owner, field)
         if value is FAILED or len(self.problems) > before:
             self.failed.add(id(node))
+        elif isinstance(value, str) and id(node) in self.document.variable:
+            self.variables[path] = self.document.variable[id(node)]
         return value
 
     def _convert(self, node: Node, wanted: mi.Type, path: str, owner: Record | None, field: str) -> Any:

@@ -15,13 +15,16 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from sidecar.config.syntax import expand_variables
+from sidecar.config.syntax import VARIABLE, expand_variables
 from sidecar.errors import ConfigError, Problem
 
 MAX_FILE_BYTES = 8 * 1024 * 1024  # a mesh of a thousand services in the full form takes about one MiB
 MAX_NODES = 500_000  # after following aliases: nine lines of YAML can otherwise stand for a billion nodes
 MAX_DIGITS = 40  # of an integer; 64 bits have 20
 MAX_DEPTH = 64  # the full form is 14 deep; plugins' own configurations get the rest
+
+SHOWN_CHARACTERS = 57  # of a value in a message, which shows more only when that is all
+HIDDEN_CHARACTERS = 8  # of what came out of the environment, at least, to be hidden in messages: less would be found in other words, and is no password
 
 STR = "tag:yaml.org,2002:str"
 INT = "tag:yaml.org,2002:int"
@@ -62,6 +65,9 @@ class Document:
         self.problems: list[Problem] = []
         self.written: dict[int, str] = {}
         self.broken: set[int] = set()
+        # Of those of them that hold something of the environment: what they came to, and what they may be called instead.
+        self.variable: dict[int, str] = {}
+        self._hidden: dict[str, str] = {}
         self._environ = environ
         self._sizes: dict[int, int] = {}
         self.written_root = self.root = self._compose(text)  # the first stays as written, when the other is replaced by what it stands for
@@ -87,7 +93,13 @@ class Document:
 
     def problem(self, node: Node, message: str, path: str = "", suggestion: str = "") -> Problem:
         """A problem at the place of `node`; not yet added to `problems`."""
-        return Problem(message, self.file, node.start_mark.line + 1, node.start_mark.column + 1, path, suggestion)
+        return Problem(self._told(message), self.file, node.start_mark.line + 1, node.start_mark.column + 1, path, self._told(suggestion))
+
+    def _told(self, message: str) -> str:
+        """`message` with `${NAME}` in the place of what came out of the environment: it may be a credential, and messages end in logs."""
+        for value, written in self._hidden.items():
+            message = message.replace(value, written)
+        return message
 
     def _fatal(self, node: Node, message: str, path: str = "") -> ConfigError:
         return ConfigError([*self.problems, self.problem(node, message, path)])
@@ -148,8 +160,19 @@ class Document:
         self.problems.extend(self.problem(node, sentence, path) for sentence in wrong)
         if wrong:
             self.broken.add(id(node))
+        elif expand_variables(written, {}) != (node.value, []):
+            self.variable[id(node)] = written
+            self._hide(node.value, written)
+            for name in set(VARIABLE.findall(written)) & self._environ.keys():
+                self._hide(self._environ[name], f"${{{name}}}")
         if node.style is None and node.tag == STR:
             node.tag = plain_tag(node.value)
+
+    def _hide(self, value: str, written: str) -> None:
+        # As messages spell it: as it is, escaped, cut off.
+        for text in (value, repr(value)[1:-1], value[:SHOWN_CHARACTERS]):
+            if len(text) >= HIDDEN_CHARACTERS:
+                self._hidden[text] = written
 
     def _entries(self, node: MappingNode, path: str) -> list[tuple[Node, Node]]:
         """The pairs of a mapping: its own first, then what merge keys add."""
@@ -195,7 +218,7 @@ def describe(node: Node) -> str:
     kind = {STR: "the string", INT: "the number", FLOAT: "the number", BOOL: "the boolean"}.get(node.tag)
     if kind is None:
         return "nothing"
-    text = node.value if len(node.value) <= 60 else node.value[:57] + "..."
+    text = node.value if len(node.value) <= SHOWN_CHARACTERS + 3 else node.value[:SHOWN_CHARACTERS] + "..."
     return f"{kind} {text!r}" if node.tag == STR else f"{kind} {text}"
 
 

@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from sidecar.config.checks import CHECKS
 from sidecar.config.convert import FAILED, Conversion, PluginFinder
 from sidecar.config.document import Document
@@ -66,7 +68,7 @@ def _model(document: Document, finder: PluginFinder) -> Config:
     if problems:
         raise ConfigError(_in_order(problems))
     assert isinstance(config, Config)
-    return config
+    return replace(config, variables=full.variables)
 
 
 def _duplicates(document: Document, finder: PluginFinder) -> list[Problem]:

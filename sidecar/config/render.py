@@ -17,7 +17,7 @@ from yaml.nodes import ScalarNode
 
 from sidecar.address import Address
 from sidecar.config.document import STR, plain_tag
-from sidecar.config.expected import syntax_of, type_of
+from sidecar.config.expected import is_internal, syntax_of, type_of
 from sidecar.config.syntax import escape_variables, format_duration, format_size
 from sidecar.model import Config
 from sidecar.naming.places import Steps, at_once, sliced
@@ -30,7 +30,8 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 def dump(config: Config) -> dict[str, Any]:
-    """The whole configuration, defaults included, as what JSON can hold; secrets are "***". Keys and spellings are those of the full form, plus `origin`."""
+    """The whole configuration, defaults included, as what JSON can hold; secrets are "***", and texts out of the environment are as
+    written, with `${NAME}`. Keys and spellings are those of the full form, plus `origin`."""
     return at_once(dumping(config))
 
 
@@ -44,7 +45,25 @@ def dumping(config: Config) -> Steps[dict[str, Any]]:
         for endpoints in sliced(cluster.endpoints, ENDPOINTS_AT_ONCE):
             shown["endpoints"] += plain(endpoints, defaults=True, origins=True)
             yield
+    for path, written in config.variables.items():
+        _put(made, path, written)
     return made
+
+
+def _put(made: Any, path: str, text: str) -> None:
+    """`text` in the place of what stands at `path`, as the loader writes paths. A key may hold dots and brackets, so every one that fits is followed."""
+    if isinstance(made, list):
+        number = path[1:].partition("]")[0]
+        entries: Any = [(int(number), f"[{number}]")] if number.isdecimal() and int(number) < len(made) else []
+    else:
+        entries = [(key, key) for key in made] if isinstance(made, dict) else []
+        path = path.removeprefix(".")
+    for key, name in entries:
+        rest = path.removeprefix(name)
+        if path == name:
+            made[key] = text
+        elif rest != path and rest[0] in ".[":
+            _put(made[key], rest, text)
 
 
 def to_yaml(config: Config, defaults: bool = False) -> str:
@@ -94,8 +113,8 @@ def _fields(value: Any, defaults: bool, origins: bool, secrets: bool) -> dict[st
     if isinstance(kind, mi.StructType) and kind.tag_field is not None:
         made[kind.tag_field] = kind.tag
     for each in kind.fields:
-        if each.name == "origin" and isinstance(each.type, mi.Metadata) and (each.type.extra or {}).get("internal"):
-            if origins and getattr(value, each.name):
+        if is_internal(each.type):
+            if each.name == "origin" and origins and getattr(value, each.name):
                 made["origin"] = getattr(value, each.name)
             continue
         own = plain(getattr(value, each.name), defaults=defaults, origins=origins, secrets=secrets, syntax=syntax_of(each.type))

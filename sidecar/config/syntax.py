@@ -23,6 +23,8 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)")
 _UNIT_OCTETS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _REFERENCE = re.compile(rf"\$\$\{{|\$\{{(?P<name>{ENVIRONMENT_NAME})(?P<default>:-[^}}]*)?\}}|\$\{{")
 
+VARIABLE = re.compile(rf"\$\{{({ENVIRONMENT_NAME})")
+
 
 def parse_duration(text: str) -> float:
     """Seconds written as "250ms", "5s", "1m30s", "1h" (larger units first). Raises `ValueError` with what was expected."""

@@ -90,6 +90,7 @@ from sidecar.model.scalars import (
     PluginRef as PluginRef,
     Size as Size,
     ValueMatch as ValueMatch,
+    Variables as Variables,
     Weight as Weight,
 )
 from sidecar.model.traffic import Mirror as Mirror, Overload as Overload, OverloadActions as OverloadActions
@@ -461,7 +462,7 @@ class Node(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. The full form of the YAML file is exactly this structure. `local_cluster_name`: the cluster whose endpoints are this sidecar's own service, for zone-aware
-    routing (Envoy: cluster_manager.local_cluster_name)."""
+    routing (Envoy: cluster_manager.local_cluster_name). `variables`: where texts came out of the environment (path -> as written, with `${NAME}`), for dumps."""
 
     node: Node = Node()
     local_cluster_name: str | None = None
@@ -474,3 +475,4 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overload: Overload = Overload()
     warming_time: Duration = WARMING_SECONDS
     origin: Origin = ""
+    variables: Variables = field(default_factory=dict)

@@ -17,6 +17,7 @@ FinePercent = Annotated[float, Meta(ge=0, le=100)]
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Origin = Annotated[str, Meta(extra={"internal": True})]
+Variables = Annotated[dict[str, str], Meta(extra={"internal": True})]
 
 # Envoy's defaults where Envoy has them; each can be configured where it is used.
 CONNECT_TIMEOUT_SECONDS = 5.0  # Envoy: cluster.connect_timeout

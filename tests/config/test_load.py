@@ -74,3 +74,25 @@ def test_loading_is_light() -> None:
     code = "import sys, sidecar.config.load\n"
     code += "print([name for name in ('jsonschema', 'click', 'twisted.internet', 'OpenSSL', 'sidecar.config.schema') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "drain_time: ${TOKEN}",
+        "drain_time: x ${TOKEN}",
+        "admin: {address: '${TOKEN}'}",
+        "clusters: [{name: a, endpoints: [], bind_address: 'http://me:${TOKEN}@host'}]",
+        "clusters: [{name: a, endpoints: [], protocol: '${TOKEN}${TOKEN}${TOKEN}${TOKEN}${TOKEN}'}]",
+    ],
+)
+def test_messages_tell_nothing_of_the_environment(refused: Callable[..., list[str]], text: str) -> None:
+    """They end in logs; what is shown in its place is the variable."""
+    [problem] = refused(text, TOKEN="hunter2-'hunter2'")
+    assert "hunter" not in problem
+    assert "${TOKEN}" in problem
+
+
+def test_short_values_are_told(refused: Callable[..., list[str]]) -> None:
+    """Nobody's password is that short, and it would be found in other words."""
+    assert "got the string 'soon'" in refused("drain_time: ${WHEN}", WHEN="soon")[0]

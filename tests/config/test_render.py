@@ -283,6 +283,28 @@ def test_dump_has_no_secrets(secretive: Config) -> None:
     assert dump(secretive)["clusters"][0]["origin"].endswith("sidecar.yaml:2:10")
 
 
+VARIABLES = """
+listeners:
+- {name: in, address: "127.0.0.1:${PORT}", direction: inbound, filter_chains: [{http: {routes: t, http_filters: [
+    {kind: filter, name: headers, config: {request: {set: {x.key: "Bearer ${TOKEN}", "x": "${UNSET:-usual}"}}}}]}}]}
+route_tables: [{name: t, virtual_hosts: [{name: v, routes: [
+    {direct_response: {status: 200, body: "${TOKEN}"}},
+    {direct_response: {status: 200, body: "$${TOKEN}"}}]}]}]
+"""
+
+
+def test_dump_has_nothing_of_the_environment(loaded: Callable[..., Config]) -> None:
+    """Texts that came out of it are as written; what the file says by itself, and what is no text, is shown as it is."""
+    config = loaded(VARIABLES, TOKEN="hunter2-hunter2", PORT="8080")
+    shown = dump(config)
+    assert "hunter" not in json.dumps(shown)
+    http = shown["listeners"][0]["filter_chains"][0]["http"]
+    assert http["http_filters"][0]["config"]["request"]["set"] == {"x.key": "Bearer ${TOKEN}", "x": "usual"}
+    assert [each["direct_response"]["body"] for each in shown["route_tables"][0]["virtual_hosts"][0]["routes"]] == ["${TOKEN}", "${TOKEN}"]
+    assert shown["listeners"][0]["address"] == "127.0.0.1:8080"
+    assert "Bearer hunter2-hunter2" in to_yaml(config)
+
+
 def test_yaml_names_secrets_without_telling(secretive: Config, tmp_path: Path, loaded: Callable[..., Config]) -> None:
     """Written as YAML a secret is where it comes from, so the file still loads."""
     text = to_yaml(secretive)
