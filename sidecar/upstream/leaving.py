@@ -33,20 +33,31 @@ class Leaving:
 
     def look_at(self, pool: EndpointPool) -> None:
         """One that left has lost a connection, or somebody who waited: is it gone?"""
-        if not pool.connections and not pool.waiting and self._connector.members.retired.pop(pool.address, None) is not None:
+        retired = self._connector.members.retired
+        if not pool.connections and not pool.waiting and retired.get(pool.address) is pool:
+            del retired[pool.address]
             self.successes += pool.successes
             self.failures += pool.errors
 
+    def come_back(self, pool: EndpointPool) -> None:
+        """Somebody waits at one that left. When it was gone already it is counted with those that are leaving once more: what comes now is not lost."""
+        retired = self._connector.members.retired
+        if pool.address not in retired:
+            retired[pool.address] = pool
+            self.successes -= pool.successes
+            self.failures -= pool.errors
+
     def another(self, pool: EndpointPool, owner: Any, tried: tuple[Any, ...]) -> EndpointPool:
-        """An endpoint in the place of one that left; the same one when there is no other."""
+        """An endpoint in the place of one that left; when there is no other who has its address now, or the same one."""
         # A stream that a server refused asks for its exchange; everybody else asks for a stream.
+        last = self._connector.members.at(pool.address) or pool
         exchange = getattr(owner, "owner", owner) if IUpstreamStream.providedBy(owner) else owner
         try:
             other: Any = self._connector.pick(exchange, tried)
         except BaseException:
             picking_failed(self._connector.cluster)
-            return pool
-        return pool if other.__class__ is not EndpointPool or other.is_closed else other
+            return last
+        return last if other.__class__ is not EndpointPool or other.is_closed else other
 
     def _move(self, ticket: Ticket) -> None:
         connector, old, owner = self._connector, ticket.pool, ticket.owner

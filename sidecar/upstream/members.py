@@ -225,7 +225,13 @@ class Members:
     def _work(self) -> Iterator[None]:
         wanted, self._wanted = self._wanted, None
         self._is_stale = False
-        yield from self.usage.regrouped(self.pools, self._slices) if wanted is None else self._adopted(wanted)
+        yield from self._regrouped() if wanted is None else self._adopted(wanted)
+
+    def _regrouped(self) -> Iterator[None]:
+        """Work out anew who is used, also for those who wait at an endpoint that left, because there was nobody else."""
+        yield from self.usage.regrouped(self.pools, self._slices)
+        for pool in [each for each in self.retired.values() if each.waiting]:
+            self._retire(pool)
 
     def _adopted(self, wanted: Sequence[Endpoint]) -> Iterator[None]:
         """Compare, tell of the new ones, use them, let go of those that left."""
@@ -259,10 +265,7 @@ class Members:
             self._tell(added[start : start + CHUNK], [])
             if done(len(added[start : start + CHUNK]) * 4):
                 yield
-        yield from self.usage.regrouped(self.pools, self._slices)
-        for pool in [each for each in self.retired.values() if each.waiting]:
-            # Who waited there because there was nobody else.
-            self._retire(pool)
+        yield from self._regrouped()
         for start in range(0, len(removed), CHUNK):
             leaving = removed[start : start + CHUNK]
             pieces = 0

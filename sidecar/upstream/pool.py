@@ -223,6 +223,8 @@ class Connector:
         """A place in the queue for a connection to this endpoint, or to another one if it has left the cluster."""
         if pool.is_closed and not self._stopped:
             pool = self.leaving.another(pool, owner, tried)
+            if pool.is_closed:
+                self.leaving.come_back(pool)
         ticket = Ticket(self, pool, owner, tried, fresh)
         self.queue(ticket)
         return ticket

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from twisted.logger import capturedLogs, formatEvent
 
 from sidecar.address import Address
@@ -80,6 +81,41 @@ def test_who_waits_with_nobody_left_is_still_served() -> None:
     transport = pools.attempts[0].succeed()
     transport.receive(OK)
     assert owner.ends == [200] and transport.closing and not pools.connector.members.retired
+
+
+def test_who_waits_is_moved_when_another_is_well_again() -> None:
+    """Not only with the next set: who was ill when the endpoint left may serve a moment later."""
+    pools = Pools(endpoints=2)
+    cluster = msgspec.structs.replace(pools.connector.cluster, healthy_panic_threshold=0)
+    pools.connector = Connector(cluster, pools.balancer, pools._connect, pools.clock.seconds, pools.wheel.timer, None)
+    owner, ill = Owner(pools), pools.connector.pools[1]
+    pools.connector.set_checked(ill, False, "ill")
+    pools.connector.set_endpoints(at(1))
+    assert [attempt.address.port for attempt in pools.attempts] == [8000] and owner.stream is None
+    pools.connector.set_checked(ill, True, "")
+    assert [attempt.address.port for attempt in pools.attempts] == [8000, 8001]
+    pools.attempts[1].succeed()
+    assert owner.stream.endpoint is ill
+
+
+def test_nothing_is_lost_of_who_is_waited_for_after_it_was_forgotten() -> None:
+    """It is shown as long as it is used, and what it answers counts; when its address is back, who waits goes there."""
+    pools = Pools()
+    pool, connector = pools.connector.pools[0], pools.connector
+    _, transport = pools.busy()
+    transport.receive(CLOSE)
+    connector.set_endpoints([])
+    assert not connector.members.retired and connector.successes == 1
+    owner = Owner(pools)
+    owner.answers.clear()
+    connector.wait(pool, owner)
+    assert connector.successes == 1 and list(connector.members.retired.values()) == [pool]
+    pools.attempts[-1].succeed().receive(OK)
+    assert owner.ends == [200] and connector.successes == 2 and not connector.members.retired
+    connector.set_endpoints(at(0))
+    pools.balancer.pick = lambda exchange, tried: None  # type: ignore[method-assign]
+    connector.pick = pools.balancer.pick
+    assert connector.wait(pool, owner).pool is connector.pools[0] is not pool
 
 
 def test_who_comes_back_is_the_same() -> None:
