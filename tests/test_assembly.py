@@ -93,6 +93,8 @@ class Port:
         self.build = build
         self.stopped = False
 
+    accepts = True
+
     def stop(self) -> None:
         self.stopped = True
 

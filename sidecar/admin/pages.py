@@ -65,7 +65,7 @@ def _listeners(sidecar: Any) -> list[dict[str, Any]]:
             "name": listener.name,
             "direction": listener.listener.direction,
             "address": str(listener.address),
-            "accepting": listener.port is not None,
+            "accepting": listener.port is not None and listener.port.accepts,
             "connections": listener.active,
             "filter_chains": [candidate.chain.name for candidate in listener.candidates],
             **listener.counters,

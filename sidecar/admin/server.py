@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -30,6 +30,8 @@ from sidecar.proxy import replies
 _log = Logger(namespace="sidecar.admin")
 # Nobody needs more at once on this page; a scraper that leaks connections must not eat descriptors meant for traffic.
 ADMIN_CONNECTIONS = 200
+# Answers that their clients have not read: some dumps of ten thousand endpoints, of which each has two MiB. As long as there is more no long page is made.
+UNREAD_BYTES = 32 * 1024 * 1024
 
 
 @attrs.frozen
@@ -79,6 +81,8 @@ class AdminServer:
         self._limits = HTTPLimits(idle_timeout=60.0, head_timeout=10.0)
         self._connections: set[Any] = set()
         self._only_local_names = False
+        # While a long page is made it takes more memory than in the end: one at a time.
+        self._making = DeferredLock()
 
     def start(self, address: Address, listen: Callable[[Address, Callable[[Any], Any], int], Any]) -> None:
         """Open the port. Raises `OSError`."""
@@ -106,6 +110,19 @@ class AdminServer:
 
     def _refuse(self, connection: Any, error: SidecarError, now: float) -> tuple[ResponseHead, bytes]:
         return replies.error_reply(error)
+
+    def make(self, head: RequestHead, steps: Steps[tuple[ResponseHead, bytes]]) -> Deferred[tuple[ResponseHead, bytes]]:
+        """The rest of the steps, once it is their turn; a refusal as long as others do not read what they have asked for."""
+
+        def begin() -> Any:
+            unread = sum(connection.transport.buffered for connection in self._connections)
+            if unread > UNREAD_BYTES:
+                steps.close()
+                words = f"{unread} octets of other answers wait for their readers; ask again when these are read\n"
+                return replies.text_reply(503, b"text/plain; charset=utf-8", words.encode(), head)
+            return in_turns(self.clock, steps)
+
+        return self._making.run(begin)
 
     def answering(self, head: RequestHead) -> Steps[tuple[ResponseHead, bytes]]:
         """The reply to one request, made in steps."""
@@ -168,7 +185,7 @@ class _Visit:
         except StopIteration as end:
             self._answer(end.value)
             return
-        self._making = in_turns(self._server.clock, steps)
+        self._making = self._server.make(self._head, steps)
         self._making.addCallbacks(self._answer, self._failed)
 
     def _answer(self, reply: tuple[ResponseHead, bytes]) -> None:

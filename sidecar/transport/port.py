@@ -155,6 +155,11 @@ class Port(DirectDescriptor, abstract.FileDescriptor):
                 return
         self._go_on()
 
+    @property
+    def accepts(self) -> bool:
+        """Is it open, and not held? A pause for lack of descriptors is not looked at: it is over in a moment."""
+        return bool(self.connected) and not self._is_held
+
     def set_accepting(self, accepts: bool) -> None:
         """False: connections wait in the kernel's queue until it is called with true."""
         self._is_held = not accepts

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from sidecar.address import Address
 from sidecar.admin.pages import make_pages
-from sidecar.admin.server import ADMIN_CONNECTIONS, AdminServer, Answer, Page
+from sidecar.admin.server import ADMIN_CONNECTIONS, UNREAD_BYTES, AdminServer, Answer, Page
 from sidecar.model import Config, Node
 from sidecar.naming.places import Steps
 from sidecar.telemetry.metrics import Registry
@@ -216,3 +216,60 @@ def test_a_long_page_that_breaks() -> None:
 
     status, answer = Admin(long=Page(breaking, "")).ask("/long")
     assert status == 500 and b"ValueError" not in answer
+
+
+def test_long_pages_are_made_one_at_a_time() -> None:
+    """Each is held while it is made, and takes more then than in the end. Who goes away while another's is made leaves no gap."""
+    done: list[int] = []
+    admin = Admin()
+    clock: Any = admin.sidecar.reactor
+
+    def slow(query: bytes) -> Steps[Answer]:
+        for _ in counting(done):
+            clock.rightNow += 0.001  # so that it takes many turns
+            yield
+        return Answer(b"long\n")
+
+    admin.server.pages[b"/long"] = Page(slow, "")
+    first, second, third = [admin.connect() for _ in range(3)]
+    for transport in (first, second, third):
+        transport.receive(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
+    second.lose()
+    clock.advance(0)
+    assert done == [0, 0, 0, *range(1, 100), *range(1, 100)]
+    assert b"long" in first.take() and b"long" in third.take()
+
+
+def test_what_nobody_reads_is_bounded() -> None:
+    """Clients that ask for long pages and read none get 503 after some; short pages are answered, and long ones when the others are read or gone."""
+
+    def large(query: bytes) -> Steps[Answer]:
+        yield
+        return Answer(b"x" * (UNREAD_BYTES // 3))
+
+    admin = Admin(large=Page(large, ""))
+    silent = []
+    for _ in range(10):
+        transport = admin.connect()
+        transport.blocked = True
+        transport.receive(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        admin.sidecar.reactor.advance(0)
+        silent.append(transport)
+    assert sum(transport.buffered for transport in silent) < 2 * UNREAD_BYTES
+    status, answer = admin.ask("/large")
+    assert status == 503 and b"wait for their readers" in answer
+    assert admin.ask("/healthz/live")[0] == 200
+    silent[0].lose()
+    silent[1].drain()
+    assert admin.ask("/large")[0] == 200
+
+
+def test_a_listener_that_is_held_does_not_accept() -> None:
+    """Overload lets connections wait; the page says so."""
+    admin = Admin()
+    port = SimpleNamespace(accepts=True)
+    settings = SimpleNamespace(direction="inbound")
+    admin.sidecar.listeners.append(SimpleNamespace(name="in", listener=settings, address="", port=port, active=0, candidates=(), counters={}))
+    assert json.loads(body_of(admin.ask("/listeners")[1]))[0]["accepting"] is True
+    port.accepts = False
+    assert json.loads(body_of(admin.ask("/listeners")[1]))[0]["accepting"] is False

@@ -257,7 +257,9 @@ def test_a_port_that_waits(run: Run) -> None:
 
     async def scenario(reactor: Any) -> None:
         server = Server(reactor)
+        assert server.port.accepts
         server.port.set_accepting(False)
+        assert not server.port.accepts
         client = socket.create_connection(("127.0.0.1", server.address.port), 5)
         await turns(reactor, 5)
         assert server.wires == []
