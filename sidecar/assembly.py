@@ -5,7 +5,7 @@ This is the one place where the parts are introduced to each other. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -60,6 +60,8 @@ from sidecar.verdicts import BodyMode
 
 _log = Logger(namespace="sidecar")
 AnyConnector = TypeVar("AnyConnector", bound=Connector)
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 # Turns of the reactor that a connection that was aborted may take to say that it is lost: one is usual, TLS may need another.
 ABORT_TURNS = 10
 
@@ -113,11 +115,10 @@ class Sidecar:
             self.admin = AdminServer(make_pages(self), self.wheel, self.reactor)
             self.admin.start(self.config.admin.address, self._listen)
         self._load_certificates()
-        for cluster in self.config.clusters:
-            self.connectors[cluster.name] = self._connector(cluster)
+        all_of(self._add_connector, self.config.clusters)
         if self.config.local_cluster_name is not None:
             introduce_callers(self.connectors, self.config.local_cluster_name)
-        listeners = [self._listener(listener) for listener in self.config.listeners]
+        listeners = all_of(self._listener, self.config.listeners)
         for (kind, name, origin), (plugin, _account) in list(self._plugins.items()):
             if IPluginLifecycle.providedBy(plugin):
                 await self._lives.start(plugin, partial(_refusal, origin, f"{kind} {name}"))
@@ -203,26 +204,28 @@ class Sidecar:
         self._drain_over()
 
     def _load_certificates(self) -> None:
-        problems = []
-        for certificate in self.config.certificates:
+        def load(certificate: model.Certificate) -> None:
             source, _account = self._plugin(certificate.source, f"certificate {certificate.name}")
             try:
                 self.keyring.add(certificate.name, source)
             except ValueError as error:
-                problems.append(_problem(certificate.origin, str(error)))
-        if problems:
-            raise ConfigError(problems)
+                raise ConfigError([_problem(certificate.origin, str(error))]) from None
+
+        all_of(load, self.config.certificates)
 
     # -- the listener --------------------------------------------------------------------------------------------------------------------------------
 
     def _listener(self, listener: model.Listener) -> ListenerRuntime:
-        candidates = [
-            Candidate(chain.match, self._chain(listener, chain, f"{listener.name}[{index}]" if len(listener.filter_chains) > 1 else listener.name))
-            for index, chain in enumerate(listener.filter_chains)
-        ]
+        def chain_of(given: tuple[int, FilterChain]) -> Candidate:
+            index, chain = given
+            return Candidate(chain.match, self._chain(listener, chain, f"{listener.name}[{index}]" if len(listener.filter_chains) > 1 else listener.name))
+
+        candidates, plugins = both(
+            lambda: all_of(chain_of, enumerate(listener.filter_chains)),
+            lambda: all_of(lambda ref: self._plugin(ref, f"listener {listener.name}"), listener.connection_filters),
+        )
         steps = []
-        for ref in listener.connection_filters:
-            plugin, account = self._plugin(ref, f"listener {listener.name}")
+        for plugin, account in plugins:
             if IConnectionFilter.providedBy(plugin):
                 steps.append(Step(plugin.connection_accepted, account, 0, BodyMode("accept")))
             if IHandshakeFilter.providedBy(plugin):
@@ -230,18 +233,22 @@ class Sidecar:
         return ListenerRuntime(listener, candidates, steps, self.wheel, self.reactor.seconds, self._listen, self._next_connection)
 
     def _chain(self, listener: model.Listener, chain: FilterChain, name: str) -> ChainRuntime:
-        security = None
-        if chain.tls is not None:
-            try:
-                security = DownstreamSide(self.keyring.downstream_context(downstream_tls(chain), self.config.node))
-            except ValueError as error:
-                raise ConfigError([_problem(chain.origin, str(error))]) from None
-        if chain.http is not None:
-            make = self._http(listener, chain, chain.http, name)
-        else:
-            assert chain.tcp is not None
-            make = partial(TCPServerConnection, tcp_target(chain.tcp, self.connectors), self.wheel, self.reactor.seconds)
+        security, make = both(lambda: self._downstream_side(chain), lambda: self._served(listener, chain, name))
         return ChainRuntime(name, security, make, chain.http is not None)
+
+    def _downstream_side(self, chain: FilterChain) -> DownstreamSide | None:
+        if chain.tls is None:
+            return None
+        try:
+            return DownstreamSide(self.keyring.downstream_context(downstream_tls(chain), self.config.node))
+        except ValueError as error:
+            raise ConfigError([_problem(chain.origin, str(error))]) from None
+
+    def _served(self, listener: model.Listener, chain: FilterChain, name: str) -> Callable[..., Any]:
+        if chain.http is not None:
+            return self._http(listener, chain, chain.http, name)
+        assert chain.tcp is not None
+        return partial(TCPServerConnection, tcp_target(chain.tcp, self.connectors), self.wheel, self.reactor.seconds)
 
     def _listen(self, address: Address, build: Callable[[Any], Any], backlog: int) -> Any:
         admin = self.config.admin  # whose pages are looked at most when descriptors run out
@@ -260,18 +267,21 @@ class Sidecar:
         http.normalize_path = remembering(normalizer(settings.merge_slashes))
         table = self._routes(settings, name)
         http.find_route = table.find
-        plugins = [self._plugin(ref, name) for ref in settings.http_filters]
+        tracing = settings.tracing
+        tracers, exporters = ((), ()) if tracing is None else ((tracing.tracer,), tracing.exporters)
+        refs = (settings.http_filters, settings.access_logs, tracers, exporters)
+        made = iter(all_of(lambda ref: self._plugin(ref, name), [ref for each in refs for ref in each]))
+        plugins, logs, traced, exported = ([next(made) for _ in each] for each in refs)
         builder = RouteBuilder(settings, name, plugins, self._plugin, self.connectors, self._mirror, self.reactor.seconds)
-        for entry in table.entries:
-            entry.compiled = builder.build(entry)
-        logs = [self._plugin(ref, name) for ref in settings.access_logs]
+        for entry, compiled in zip(table.entries, all_of(builder.build, table.entries), strict=True):
+            entry.compiled = compiled
         http.line_logs = tuple(Step(plugin.log_line, account, 0) for plugin, account in logs if ILineLog.providedBy(plugin))
         http.access_logs = tuple(Step(plugin.log, account, 0) for plugin, account in logs if not ILineLog.providedBy(plugin))
-        if settings.tracing is not None:
-            tracer, account = self._plugin(settings.tracing.tracer, name)
-            http.tracer = _Tracer(tracer, account, bool(settings.tracing.exporters))
-            http.sample = settings.tracing.sample
-            http.exporters = tuple(Step(plugin.export, each, 0) for plugin, each in (self._plugin(ref, name) for ref in settings.tracing.exporters))
+        if tracing is not None:
+            [(tracer, account)] = traced
+            http.tracer = _Tracer(tracer, account, bool(tracing.exporters))
+            http.sample = tracing.sample
+            http.exporters = tuple(Step(plugin.export, account, 0) for plugin, account in exported)
         http.wants_record = bool(http.access_logs or http.exporters)
         http.observe = self._listener_stats(listener).observe
         h2 = H2Side(settings.http2, settings.limits.head_bytes, settings.limits.head_fields)
@@ -366,6 +376,9 @@ class Sidecar:
 
     # -- the cluster ---------------------------------------------------------------------------------------------------------------------------------
 
+    def _add_connector(self, cluster: model.Cluster) -> None:
+        self.connectors[cluster.name] = self._connector(cluster)
+
     def _connector(self, cluster: model.Cluster) -> Connector:
         """Who gives streams to its endpoints: one connector, or one for each version of HTTP."""
         connector: Connector
@@ -426,6 +439,26 @@ class _Tracer:
         self.begin = Step(tracer.begin, account, 0)
         self.inject = Step(tracer.propagate if not exports and IPropagator.providedBy(tracer) else tracer.inject, account, 0)
         self.end = Step(tracer.end, account, 0)
+
+
+def all_of(make: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
+    """What `make` makes of each. Raises `ConfigError` with the problems of all of them, each once, rather than with those of the first."""
+    made: list[Made] = []
+    problems: dict[str, Problem] = {}
+    for each in given:
+        try:
+            made.append(make(each))
+        except ConfigError as error:
+            problems.update((str(problem), problem) for problem in error.problems)
+    if problems:
+        raise ConfigError(list(problems.values()))
+    return made
+
+
+def both(first: Callable[[], Given], second: Callable[[], Made]) -> tuple[Given, Made]:
+    """What both make, as `all_of`."""
+    one, two = all_of(lambda make: make(), (first, second))
+    return one, two  # type: ignore[return-value]
 
 
 def _refusal(origin: str, plugin: str, reason: str) -> ConfigError:

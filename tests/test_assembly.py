@@ -19,7 +19,23 @@ from sidecar.assembly import Sidecar
 from sidecar.errors import ConfigError
 from sidecar.filters.w3c import W3CTracer
 from sidecar.interfaces import IAccessLog, IExchangeDone, IPluginLifecycle
-from sidecar.model import Cluster, Config, Endpoint, FilterChain, HTTPManager, Listener, Locality, LocalityLB, Node, PluginRef, Route, RouteTable, VirtualHost
+from sidecar.model import (
+    Cluster,
+    Config,
+    DownstreamTLS,
+    Endpoint,
+    FilterChain,
+    HTTPManager,
+    Listener,
+    Locality,
+    LocalityLB,
+    Node,
+    PluginRef,
+    Route,
+    RouteTable,
+    UpstreamTLS,
+    VirtualHost,
+)
 from sidecar.proxy.steps import Account
 from sidecar.testing import FakeContext
 from tests.memory import GET, OK, Attempt, FirstUntried, MemoryTransport
@@ -207,6 +223,38 @@ def test_plugin_that_cannot_be_made_stops_the_start() -> None:
     assert failure.check(ConfigError) and "broken" in str(failure.value) and "no such key" in str(failure.value)
     assert sidecar.ports == []
     assert sidecar.run(sidecar.stop()) == [None]
+
+
+def test_all_that_cannot_be_made_is_told_at_once() -> None:
+    """Plugins of every listener and place, and TLS without its certificate, each with its place; so who starts it does not mend them one by one."""
+
+    def broken(kind: str, line: int) -> PluginRef:
+        return PluginRef(kind=kind, name="broken", origin=f"f.yaml:{line}:1")
+
+    inline = RouteTable(name="r", virtual_hosts=())
+    https = [
+        HTTPManager(routes=inline, http_filters=(broken("filter", 1), broken("filter", 2)), access_logs=(broken("access-log", 3),)),
+        HTTPManager(routes=inline),
+    ]
+    tls = DownstreamTLS(certificate="none")
+    listeners = tuple(
+        Listener(
+            name=f"in{line}",
+            address=Address("127.0.0.1", 0),
+            direction="inbound",
+            connection_filters=(broken("connection-filter", line),),
+            filter_chains=(FilterChain(http=http, tls=tls, origin=f"f.yaml:{line + 2}:1"),),
+        )
+        for line, http in enumerate(https, 4)
+    )
+    sidecar = Memory(admin=None, listeners=listeners, clusters=())
+    (failure,) = sidecar.run(sidecar.start())
+    assert failure.check(ConfigError) is not None
+    assert sorted(problem.line for problem in failure.value.problems) == [1, 2, 3, 4, 5, 6, 7]
+    clusters = tuple(Cluster(name=f"c{line}", endpoints=(), tls=UpstreamTLS(certificate="none"), origin=f"f.yaml:{line}:1") for line in (1, 2))
+    sidecar = Memory(admin=None, listeners=(), clusters=clusters)
+    (failure,) = sidecar.run(sidecar.start())
+    assert [problem.line for problem in failure.value.problems] == [1, 2]
 
 
 def test_bytes_that_are_no_request_are_recorded_once() -> None:
