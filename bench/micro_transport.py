@@ -50,14 +50,15 @@ def forward(kind: str, secure: bool, certificate: str, backend: int, pipe: Any) 
     from sidecar.transport.connector import connect
     from sidecar.transport.port import listen
     from sidecar.transport.reactor import SidecarReactor
-    from sidecar.transport.tls import prepare_context
 
     reactor: Any = SidecarReactor() if kind == "sidecar" else EPollReactor()
     if kind == "stock":
         import twisted.internet.main
 
         twisted.internet.main.installReactor(reactor)
-    context = prepare_context(SSL.Context(SSL.TLS_METHOD))
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.use_certificate_file(certificate)
     context.use_privatekey_file(certificate)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from sidecar.errors import DownstreamError
-from sidecar.headers import Headers, field
+from sidecar.headers import field
 from sidecar.message import RequestHead
 from sidecar.model import Redirect, Rewrite, RouteMatch
 from sidecar.routing.domains import host_of
@@ -144,8 +144,3 @@ def _redirect_authority(redirect: Redirect, scheme: bytes, head: RequestHead) ->
     if redirect.port is not None:
         port = b"%d" % redirect.port
     return host + b":" + port if host and port else host
-
-
-def redirect_headers(redirect: Redirect, match: RouteMatch, head: RequestHead) -> Headers:
-    """The fields of a redirect's answer, with the Location that `compile_redirect` gives."""
-    return Headers([field(b"Location", compile_redirect(redirect, match)(head))])

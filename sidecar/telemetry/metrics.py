@@ -10,15 +10,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, pairwise
-from typing import Generic, NamedTuple, TypeVar
+from itertools import accumulate, chain
+from typing import NamedTuple, TypeVar
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 # Series of one metric. A Prometheus server bears millions in all; a sidecar is one of thousands, and a label value that a client chooses must not fill memory.
 SERIES_LIMIT = 1000
 OTHER = "other"
-# Seconds; from a proxied request without work to a slow report.
-SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -49,7 +47,7 @@ class Family(NamedTuple):
 
 
 class Value:
-    """A counter's or gauge's child: count with `child.value += 1`."""
+    """A counter's child: count with `child.value += 1`."""
 
     __slots__ = ("value",)
 
@@ -58,7 +56,7 @@ class Value:
 
 
 class HistogramValue:
-    """A histogram's child: `counts[i]` observations at most `bounds[i]` (and above the one before), the last those above all bounds."""
+    """A histogram's numbers: `counts[i]` observations at most `bounds[i]` (and above the one before), the last those above all bounds."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -73,13 +71,10 @@ class HistogramValue:
         self.sum += number
 
 
-Child = TypeVar("Child", Value, HistogramValue)
+class Counter:
+    """Only grows. Its name ends in `_total`. Children by label values, at most `SERIES_LIMIT`."""
 
-
-class Metric(Generic[Child]):
-    """What counters, gauges and histograms have in common: children by label values, at most `SERIES_LIMIT`."""
-
-    def __init__(self, name: str, help: str, type: str, label_names: tuple[str, ...], make: Callable[[], Child], overflow: Value) -> None:
+    def __init__(self, name: str, help: str, label_names: tuple[str, ...], overflow: Value) -> None:
         if _METRIC_NAME.fullmatch(name) is None:
             raise ValueError(f"not a metric's name: {name!r}")
         for label in label_names:
@@ -87,15 +82,13 @@ class Metric(Generic[Child]):
                 raise ValueError(f"not a label's name in {name}: {label!r}")
         self.name = name
         self.help = help
-        self.type = type
         self.label_names = label_names
-        self._make: Callable[[], Child] = make
         self._overflow = overflow
-        self.children: dict[tuple[str, ...], Child] = {}
+        self.children: dict[tuple[str, ...], Value] = {}
         if not label_names:
-            self.children[()] = make()
+            self.children[()] = Value()
 
-    def labels(self, *values: str) -> Child:
+    def labels(self, *values: str) -> Value:
         """The child for these label values, in the order of the label names; keep it where it is used often. Raises `ValueError` for too few or many."""
         child = self.children.get(values)
         if child is None:
@@ -106,15 +99,11 @@ class Metric(Generic[Child]):
                 values = (OTHER,) * len(values)
                 child = self.children.get(values)
             if child is None:
-                child = self.children[values] = self._make()
+                child = self.children[values] = Value()
         return child
 
     def __repr__(self) -> str:
-        return f"<{self.type} {self.name} series={len(self.children)}>"
-
-
-class Counter(Metric[Value]):
-    """Only grows. Its name ends in `_total`."""
+        return f"<counter {self.name} series={len(self.children)}>"
 
     def inc(self, *values: str, by: float = 1) -> None:
         """Count `by` for these label values."""
@@ -123,19 +112,6 @@ class Counter(Metric[Value]):
     def samples(self) -> Iterator[Sample]:
         """See `Family`."""
         return (Sample("", tuple(zip(self.label_names, values, strict=True)), child.value) for values, child in list(self.children.items()))
-
-
-class Gauge(Counter):
-    """Goes up and down: set `gauge.labels(...).value`."""
-
-
-class Histogram(Metric[HistogramValue]):
-    """Observations by size."""
-
-    def samples(self) -> Iterator[Sample]:
-        """See `Family`."""
-        for values, child in list(self.children.items()):
-            yield from histogram_samples(tuple(zip(self.label_names, values, strict=True)), child.bounds, child.counts, child.sum)
 
 
 def histogram_samples(labels: Labels, bounds: Sequence[float], counts: Sequence[int], total: float) -> Iterator[Sample]:
@@ -156,34 +132,26 @@ class Registry:
     """All metrics of one process. Names are unique; `text` is what the admin page answers."""
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Counter | Histogram] = {}
+        self._metrics: dict[str, Counter] = {}
         self._sources: list[Source] = []
-        self.overflow = Counter("sidecar_metrics_overflow_total", "Label values that were counted as other.", "counter", ("metric",), Value, Value())
+        self.overflow = Counter("sidecar_metrics_overflow_total", "Label values that were counted as other.", ("metric",), Value())
         self._metrics[self.overflow.name] = self.overflow
 
     def counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> Counter:
         """The counter of this name, made when first asked for.
 
-        Raises `ValueError` when it is there with other labels or as another type, or for a name that does not end in `_total`.
+        Raises `ValueError` when it is there with other labels, or for a name that does not end in `_total`.
         """
         if not name.endswith("_total"):
             raise ValueError(f"a counter's name ends in _total, unlike {name!r}")
-        return self._add(Counter(name, help, "counter", labels, Value, self._overflow_of(name)))
-
-    def gauge(self, name: str, help: str, labels: tuple[str, ...] = ()) -> Gauge:
-        """The gauge of this name, likewise."""
-        return self._add(Gauge(name, help, "gauge", labels, Value, self._overflow_of(name)))
-
-    def histogram(self, name: str, help: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = SECONDS_BUCKETS) -> Histogram:
-        """The histogram of this name, likewise; `buckets` are upper bounds. Raises `ValueError` for bounds that do not grow."""
-        bounds = [float(bound) for bound in buckets]
-        if not bounds or any(low >= high for low, high in pairwise(bounds)) or "le" in labels:
-            raise ValueError(f"the bounds of {name} must grow, and `le` is their own label")
-        return self._add(Histogram(name, help, "histogram", labels, lambda: HistogramValue(bounds), self._overflow_of(name)))
-
-    def _overflow_of(self, name: str) -> Value:
-        # Registered names are few; only labels can explode.
-        return self.overflow.labels(name)
+        known = self._metrics.get(name)
+        if known is None:
+            # Registered names are few; only labels can explode.
+            known = self._metrics[name] = Counter(name, help, labels, self.overflow.labels(name))
+        # Two instances of one plugin count together; two meanings of one name do not.
+        elif known.label_names != labels:
+            raise ValueError(f"there is a counter {name} with the labels {known.label_names} already")
+        return known
 
     def gauge_function(self, name: str, help: str, read: Reading, labels: tuple[str, ...] = (), type: str = "gauge") -> None:
         """From now on ask `read` at each scrape: a number, or numbers by label values. `type` "counter" for numbers that only grow."""
@@ -199,16 +167,6 @@ class Registry:
         """From now on ask `source()` for families at each scrape. Families of one name from several sources are put together."""
         self._sources.append(source)
 
-    def _add(self, metric: Anything) -> Anything:
-        known = self._metrics.get(metric.name)
-        if known is None:
-            self._metrics[metric.name] = metric
-            return metric
-        # Two instances of one plugin count together; two meanings of one name do not.
-        if type(known) is not type(metric) or known.label_names != metric.label_names:
-            raise ValueError(f"there is a {known.type} {metric.name} with the labels {known.label_names} already")
-        return known
-
     def families(self) -> list[Family]:
         """Everything as it is now, by name."""
         return [family._replace(samples=list(family.samples)) for family in _result(self._gathering())]
@@ -217,7 +175,7 @@ class Registry:
         """The families, a source at each step. Their samples are made when they are asked for."""
         found: dict[str, Family] = {}
         for metric in self._metrics.values():
-            found[metric.name] = Family(metric.name, metric.type, metric.help, metric.samples())
+            found[metric.name] = Family(metric.name, "counter", metric.help, metric.samples())
         for source in list(self._sources):
             yield
             for family in source():
@@ -235,15 +193,8 @@ class Registry:
         return (yield from _exposition(families))
 
 
-Anything = TypeVar("Anything", Counter, Gauge, Histogram)
-
-
-def exposition(families: Iterable[Family]) -> bytes:
-    """The text format 0.0.4 of these families. A family without samples is left out."""
-    return _result(_exposition(families))
-
-
 def _exposition(families: Iterable[Family]) -> Steps[bytes]:
+    """The text format 0.0.4 of these families. A family without samples is left out."""
     pieces: list[bytes] = []
     lines: list[str] = []
     for family in families:

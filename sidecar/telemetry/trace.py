@@ -59,11 +59,6 @@ def parse_traceparent(value: bytes) -> TraceContext | None:
     return TraceContext(trace_id.decode(), span_id.decode(), bool(bits & SAMPLED), bits & (SAMPLED | RANDOM), True)
 
 
-def format_traceparent(trace_id: str, span_id: str, flags: int) -> bytes:
-    """The value in version 00."""
-    return f"00-{trace_id}-{span_id}-{flags:02x}".encode()
-
-
 def parse_b3(value: bytes) -> TraceContext | None:
     """The context of the single field `b3`; None when it is malformed. "0" and "1" and "d" alone are decisions without ids."""
     value = value.lower()

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 # Queued parts smaller than this are put together before they are encrypted: a record has 22 octets and a system call of its own.
 SMALL_PART_BYTES = 4 * 1024
 
-# pyOpenSSL has it only when OpenSSL has it (from 1.1.0h on).
-_NO_RENEGOTIATION: int = getattr(SSL, "OP_NO_RENEGOTIATION", 0)
-
 
 @attrs.frozen
 class ClientTLS:
@@ -73,14 +70,6 @@ class TLSProblem:
         if isinstance(self.error, SSL.SysCallError):
             return _what_happened(self.error)
         return str(self.error) or type(self.error).__name__
-
-
-def prepare_context(context: SSL.Context) -> SSL.Context:
-    """`context` made fit for `startTLS`, and returned: no renegotiation, no compression, buffers given back while a connection is idle (34 KB each). Call it
-    before its first use."""
-    context.set_options(_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    return context
 
 
 # Giving the record buffers back after each record and getting them anew costs a tenth of a small request (half of it in the kernel); keeping them costs 34 KB

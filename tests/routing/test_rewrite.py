@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.errors import DownstreamError
 from sidecar.model import Redirect, Rewrite, RouteMatch
-from sidecar.routing.rewrite import compile_redirect, compile_rewrite, redirect_headers
+from sidecar.routing.rewrite import compile_redirect, compile_rewrite
 from sidecar.testing import make_request
 
 
@@ -114,7 +114,6 @@ def test_redirects(redirect: Redirect, match: RouteMatch, authority: str, path: 
     """Parts that are not given stay as the client sent them."""
     head = make_request(path=path, authority=authority)
     assert compile_redirect(redirect, match)(head) == expected
-    assert redirect_headers(redirect, match, head).get(b"location") == expected
 
 
 @pytest.mark.parametrize("redirect", [Redirect(path="/a", prefix="/b"), Redirect(path="a"), Redirect(host="a\nb"), Redirect(path="/a\r\nb: c")])

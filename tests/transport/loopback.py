@@ -24,7 +24,6 @@ from sidecar.address import Address
 from sidecar.transport.connector import connect
 from sidecar.transport.port import Port, listen
 from sidecar.transport.reactor import SidecarReactor
-from sidecar.transport.tls import prepare_context
 
 REACTORS: dict[str, Callable[[], Any]] = {
     "sidecar": SidecarReactor,
@@ -253,7 +252,10 @@ def context(
     version: int | None = None,
 ) -> SSL.Context:
     """A context with a certificate for `name` (None: without), that verifies its peer or does not."""
-    made = prepare_context(SSL.Context(SSL.TLS_METHOD))
+    made = SSL.Context(SSL.TLS_METHOD)
+    # As `sidecar.identity` makes them.
+    made.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    made.set_mode(SSL.MODE_RELEASE_BUFFERS)
     if version is not None:
         made.set_min_proto_version(version)
         made.set_max_proto_version(version)
