@@ -203,10 +203,11 @@ class OutlierJudge:
         return changed
 
     def forgive(self, health: Health, now: float) -> None:
-        """An ejected one is used again, with a clean slate."""
+        """An ejected one is used again, with a clean slate: what it was out for is no reason to take it out once more at the end of the interval."""
         health.ejected_until = 0.0
         health.returned_at = now
         health.in_row = health.gateway_in_row = health.local_in_row = 0
+        health.requests = health.failures = health.local_requests = health.local_failures = 0
         self.out.pop(health, None)
 
     def next_change(self) -> float:

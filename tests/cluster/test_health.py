@@ -141,6 +141,25 @@ def test_success_rate() -> None:
         assert judged.out == out
 
 
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("by_check", [False, True])
+def test_nobody_goes_out_twice_for_the_same_failures(split: bool, by_check: bool) -> None:
+    """One that is back within the interval, because its time was short or a check passed, is judged at its end by what came after."""
+    percentages = {"enforcing_failure_percentage": 100, "enforcing_failure_percentage_local_origin": 100, "failure_percentage_threshold": 10}
+    judged = Judged(5, split_external_local_origin_errors=split, base_ejection_time=1.0, **percentages)
+    for number in range(5):
+        judged.see(*[200] * 200, at=number)
+    judged.see(*[200, 503] * 30, *[503] * 4, at=0)
+    assert judged.out == ["0"]
+    if by_check:
+        judged.judge.forgive(judged.healths[0], judged.now)
+    else:
+        judged.walk(1.5)
+    judged.see(*[200] * 200, at=0)
+    judged.walk(20)
+    assert judged.out == [] and judged.healths[0].ejections == 1
+
+
 def test_failure_percentage() -> None:
     """All that fail too often, whatever the others do."""
     judged = Judged(5, consecutive_5xx=0, enforcing_success_rate=0, enforcing_failure_percentage=100)
