@@ -7,12 +7,14 @@ Nor read by one: a site whose name is made to resolve to loopback (DNS rebinding
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -32,6 +34,8 @@ _log = Logger(namespace="sidecar.admin")
 ADMIN_CONNECTIONS = 200
 # Answers that their clients have not read: some dumps of ten thousand endpoints, of which each has two MiB. As long as there is more no long page is made.
 UNREAD_BYTES = 32 * 1024 * 1024
+# What the kernel takes of each of them (SO_SNDBUF); by itself it takes megabytes, which count for the container's memory and not for the limit above.
+SEND_BUFFER_BYTES = 64 * 1024
 
 
 @attrs.frozen
@@ -88,6 +92,9 @@ class AdminServer:
         """Open the port. Raises `OSError`."""
         self._only_local_names = address.is_loopback and not address.is_unix
         self.port = listen(address, self._build, 64)
+        opened = getattr(self.port, "socket", None)
+        if opened is not None:  # accepted connections have it from the port
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if not address.is_loopback:
             _log.warn("the admin pages at {address} can be reached from other hosts; they are meant for loopback", address=self.port.address)
 
@@ -119,7 +126,9 @@ class AdminServer:
             if unread > UNREAD_BYTES:
                 steps.close()
                 words = f"{unread} octets of other answers wait for their readers; ask again when these are read\n"
-                return replies.text_reply(503, b"text/plain; charset=utf-8", words.encode(), head)
+                refusal = replies.text_reply(503, b"text/plain; charset=utf-8", words.encode(), head)
+                # In a turn of its own: hundreds who wait would otherwise be answered within each other.
+                return deferLater(self.clock, 0, lambda: refusal)
             return in_turns(self.clock, steps)
 
         return self._making.run(begin)

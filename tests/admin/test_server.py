@@ -264,6 +264,23 @@ def test_what_nobody_reads_is_bounded() -> None:
     assert admin.ask("/large")[0] == 200
 
 
+def test_all_who_wait_are_answered() -> None:
+    """Also when all of them came before the first page was made, and most are refused."""
+
+    def large(query: bytes) -> Steps[Answer]:
+        yield
+        return Answer(b"x" * (UNREAD_BYTES // 3))
+
+    admin = Admin(large=Page(large, ""))
+    transports = [admin.connect() for _ in range(ADMIN_CONNECTIONS)]
+    for transport in transports:
+        transport.blocked = True
+        transport.receive(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    for _ in range(2 * ADMIN_CONNECTIONS):
+        admin.sidecar.reactor.advance(0)
+    assert [bytes(transport.queued[9:12]) for transport in transports] == [b"200"] * 4 + [b"503"] * (ADMIN_CONNECTIONS - 4)
+
+
 def test_a_listener_that_is_held_does_not_accept() -> None:
     """Overload lets connections wait; the page says so."""
     admin = Admin()
