@@ -111,7 +111,8 @@ class SidecarReactor(EPollReactor):
         for call in calls or ():
             try:
                 call()
-            except Exception:
+            except BaseException:
+                # Whatever it was: the others have connections that would stand still for ever.
                 _log.failure("{call!r} failed at the end of a turn", call=call)
 
 

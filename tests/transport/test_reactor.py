@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -104,6 +105,7 @@ def test_calls_at_the_end_of_a_turn(run_once: Run, caught_failures: list[Any]) -
 
         reactor.at_turn_end(again)
         reactor.at_turn_end(lambda: 1 / 0)
+        reactor.at_turn_end(sys.exit)
         reactor.at_turn_end(lambda: order.append("second"))
         assert not order
         far_away = reactor.callLater(10_000_000, int)  # the only event there may be
@@ -114,7 +116,7 @@ def test_calls_at_the_end_of_a_turn(run_once: Run, caught_failures: list[Any]) -
         assert order == ["first", "second", "asked for at the end of a turn"]
 
     run_once(scenario)
-    assert [failure.type for failure in caught_failures] == [ZeroDivisionError]
+    assert [failure.type for failure in caught_failures] == [ZeroDivisionError, SystemExit]
 
 
 def test_any_reactor_calls_at_the_end_of_a_turn() -> None:
