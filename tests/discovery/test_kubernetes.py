@@ -243,7 +243,7 @@ def test_a_server_that_never_goes_on_from_what_we_know() -> None:
     refused = watches(event("ERROR", {"code": 504, "message": "Too large resource version: 900, current: 7"}), end="well")
 
     async def scenario(reactor: Any, api: API, plugin: Kubernetes, told: Told) -> None:
-        await until(reactor, lambda: len(told.sets) == 2)
+        await until(reactor, lambda: len(api.asked) >= 6 and len(told.sets) == 2)
         assert [each.query.get("resourceVersion", "") for each in api.asked[:6]] == ["", "900", "900", "900", "", "7"]
         assert told.sets == [["10.0.0.1:80"], ["10.0.0.2:80"]]
         await until(reactor, lambda: not plugin.snapshot()["last_error"])
