@@ -68,6 +68,8 @@ _AFTER_HEAD, _AFTER_HEAD_END, AFTER_DATA, AFTER_LAST_DATA = AFTER[RECV_HEAD], AF
 
 # 1xx heads before a response's final one; more serve nobody, and each is forwarded.
 INFORMATIONAL_HEADS = 32
+# Streams that a peer which does not know our limit yet may open beyond it: more than any client opens within the first round trip.
+EARLY_REFUSALS = 1000
 # A block may be this many times as long as the list that we announced: it is read for the table's sake, and its stream alone is refused. A caller whose head
 # is a little too large is told so, and the other streams of a connection that many share live on.
 BLOCK_EXCESS = 4
@@ -260,8 +262,8 @@ class ReceivingHalf(RefusingHalf):
 
     def _refuse_stream(self, stream_id: int) -> None:
         self.counters["streams_refused"] += 1
-        # Before our SETTINGS are known to have arrived the peer cannot know the limit.
-        if self.settings_acked:
+        # Before our SETTINGS are known to have arrived the peer cannot know the limit; but one that never acknowledges them would be refused without end.
+        if self.settings_acked or self.counters["streams_refused"] > EARLY_REFUSALS:
             self._spend("resets_provoked", self.limits.provoked_rate, self.limits.provoked_burst)
         self._out.append(reset_frame(stream_id, REFUSED_STREAM))
         self._remember_end(stream_id, RESET_SENT)

@@ -26,6 +26,7 @@ from sidecar.codec.h2.frames import (
     window_update_frame,
 )
 from sidecar.codec.h2.limits import H2Limits
+from sidecar.codec.h2.receiving import EARLY_REFUSALS
 from sidecar.message import RequestHead
 from tests.codec.h2.peers import GET, OK, POST, block, client, frames, headers, pair, pump, request, response, server, written
 
@@ -296,6 +297,16 @@ def test_refusals_are_not_held_against_a_client_that_cannot_know_the_limit() -> 
     connection.settings_acked = True
     run(connection, lambda number: headers(2 * (number + 400) + 1, GET), 400)
     assert connection.failed
+
+
+def test_a_client_that_never_acknowledges_is_not_refused_without_end() -> None:
+    """It cannot stay one that does not know the limit."""
+    connection = server(H2Limits(concurrent_streams=1))
+    connection.settings_acked = False
+    run(connection, lambda number: headers(2 * number + 1, GET), EARLY_REFUSALS)
+    assert not connection.failed
+    run(connection, lambda number: headers(2 * (number + EARLY_REFUSALS) + 1, GET), 400)
+    assert connection.failed and connection.counters["floods"] == 1
 
 
 def test_answers_that_nobody_reads_are_bounded() -> None:
