@@ -179,15 +179,20 @@ def _used(record: Record) -> list[str]:
 
 
 def _keys(conversion: Conversion) -> None:
-    """What a route's requests have in common is asked for by some balancers alone. What those of others do, nobody knows here."""
+    """What a route's requests have in common is asked for by some balancers alone. What those of others do, nobody knows here; and a route that sends a share
+    of its requests to a cluster without keys may need them for the other one.
+    """
     clusters = {record.get("name"): record for record in _top_level(conversion, Cluster)}
     for record in (each for each in _of(conversion, Route) if each.get("hash_policy")):
+        keyless = []
         for name in _used(record):
-            balancer = None if name not in clusters else clusters[name].get("balancer")
-            if balancer is not None and balancer.name in KEYLESS_BALANCERS:
-                record.problem(
-                    f"the balancer {balancer.name!r} of the cluster {name!r} does not look at it; those that do are {listing(KEYED_BALANCERS)}", "hash_policy"
-                )
+            balancer = clusters[name].get("balancer") if name in clusters else None
+            if balancer is None or balancer.name not in KEYLESS_BALANCERS:
+                break
+            keyless.append(f"the balancer {balancer.name!r} of the cluster {name!r} does not look at it")
+        else:
+            if keyless:
+                record.problem(f"{', '.join(keyless)}; those that do are {listing(KEYED_BALANCERS)}", "hash_policy")
 
 
 def _subsets(conversion: Conversion) -> None:

@@ -46,6 +46,11 @@ LISTENER = (
     "listeners: [{{name: in, address: 127.0.0.1:0, direction: inbound, filter_chains: [{{http: {{{} routes: {{name: t, virtual_hosts: "
     "[{{name: v, routes: [{{cluster: a{}}}]}}]}}}}}}]}}]\nclusters: [{{name: a, endpoints: [10.0.0.1:80]{}}}]"
 )
+CANARY = (
+    LISTENER.replace("{{cluster: a{}}}", "{{weighted_clusters: [{{cluster: a, weight: 1}}, {{cluster: b, weight: 9}}], hash_policy: [{{header: x}}]}}")
+    .replace("endpoints: [10.0.0.1:80]{}", "endpoints: [10.0.0.1:80]}}, {{name: b, endpoints: [10.0.0.2:80], balancer: {{kind: balancer, name: {}}}")
+    .replace("{{http: {{{} routes", "{{http: {{routes")
+)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,8 @@ LISTENER = (
         (LISTENER.format("", ", hash_policy: [{header: x}]", ""), "hash_policy: the balancer 'round-robin' of the cluster 'a' does not look at it"),
         (LISTENER.format("", ", hash_policy: [{header: x}]", ", balancer: {kind: balancer, name: peak-ewma}"), "the balancer 'peak-ewma' of the cluster 'a'"),
         (LISTENER.format("", ", hash_policy: [{header: x}]", ", balancer: {kind: balancer, name: maglev}"), ""),
+        (CANARY.format("maglev"), ""),
+        (CANARY.format("random"), "the balancer 'round-robin' of the cluster 'a' does not look at it, the balancer 'random' of the cluster 'b' does not"),
     ],
 )
 def test_what_nobody_would_look_at_is_told_of(text: str, problem: str, tmp_path: Path) -> None:
